@@ -1,1 +1,17 @@
-//! twice-log
+//! The event-sourced log of Count Twice and the vocabulary every other crate speaks.
+//!
+//! `event` holds clicks, verdicts, identifiers, time and their encodings; `hot` the ordered, partitioned log;
+//! `archive` the immutable Parquet files, manifests, seals and run records; `fs` the file layer both write through.
+
+pub mod archive;
+mod error;
+pub mod event;
+pub mod fs;
+pub mod hot;
+
+pub use error::{Error, ErrorKind, Result};
+pub use event::{
+    AdId, CampaignId, Click, ClickCopy, ClickId, Clock, Currency, Generation, Hour, LogOffset, Micros,
+    PartitionId, Position, PublisherId, Topic, UserId, UtcMillis, Verdict, VerdictClass, WallClock,
+    Watermark,
+};

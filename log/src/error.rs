@@ -1,0 +1,124 @@
+//! The errors of the log, split by what the caller must do.
+
+use std::path::PathBuf;
+
+use crate::event::record::RecordError;
+use crate::event::{LogOffset, PartitionId, Topic};
+
+/// Result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Try again later: nothing is broken.
+    Retry,
+    /// Another process holds the thing, or went ahead: read it again and go on after it.
+    Conflict,
+    /// Stored bytes are wrong: stop and show the operator the place.
+    Damage,
+    /// The machine or the configuration must change first.
+    Fatal,
+}
+
+/// Errors of the hot log and the archive.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many bytes wait for the disk. The sender waits and sends again; nothing was stored.
+    #[error("{waiting_bytes} bytes already wait to be written; send again later")]
+    Busy { waiting_bytes: u64 },
+    /// The append failed or its outcome is unknown. The sender sends again with the same ids (CR-1 absorbs a copy).
+    #[error("append to the log failed and its outcome is unknown")]
+    AppendUnknown {
+        #[source]
+        source: std::sync::Arc<std::io::Error>,
+    },
+    /// The log stopped after a failed write or sync, which must not be retried. The node restarts.
+    #[error("the log stopped after an earlier write error; restart the node once the disk is healthy")]
+    Stopped,
+    /// A record is missing. The reader reopens the log at `expected`; it never goes on.
+    #[error("hole in {topic} partition {partition}: expected offset {expected}, read {read}")]
+    Hole { topic: Topic, partition: PartitionId, expected: LogOffset, read: LogOffset },
+    /// The offset was trimmed away or never existed.
+    #[error(
+        "offset {offset} of {topic} partition {partition} is not in the log, which holds {earliest} to {end}"
+    )]
+    OutOfRange {
+        topic: Topic,
+        partition: PartitionId,
+        offset: LogOffset,
+        earliest: LogOffset,
+        end: LogOffset,
+    },
+    /// Bytes in the middle of a file are wrong. The operator restores the file; nothing is skipped.
+    #[error("damage in {} at byte {at}: {reason}", path.display())]
+    Damage { path: PathBuf, at: u64, reason: String },
+    /// Another process writes here.
+    #[error("{} is in use by another process; stop it first", path.display())]
+    Locked { path: PathBuf },
+    /// A file operation failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object store failed.
+    #[error("object store: {action} {path}")]
+    ObjectStore {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
+    /// The object exists already with other bytes: another writer was first. Read it and go on after it.
+    #[error("{path} exists already")]
+    AlreadyExists { path: String },
+    /// An object of the archive does not say what it must.
+    #[error("{path}: {reason}")]
+    ArchiveDamage { path: String, reason: String },
+    /// Writing or reading Parquet failed.
+    #[error("parquet: {path}")]
+    Parquet {
+        path: String,
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// Building a column batch failed.
+    #[error("arrow")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A record does not decode.
+    #[error("record at offset {offset} of {topic} partition {partition}")]
+    Record {
+        topic: Topic,
+        partition: PartitionId,
+        offset: LogOffset,
+        #[source]
+        source: RecordError,
+    },
+    /// A setting or an earlier layout does not fit.
+    #[error("{reason}")]
+    Config { reason: String },
+}
+
+impl Error {
+    /// Returns what the caller does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Busy { .. } | Error::AppendUnknown { .. } | Error::ObjectStore { .. } => ErrorKind::Retry,
+            Error::AlreadyExists { .. } => ErrorKind::Conflict,
+            Error::Hole { .. }
+            | Error::Damage { .. }
+            | Error::ArchiveDamage { .. }
+            | Error::Parquet { .. }
+            | Error::Arrow(_)
+            | Error::Record { .. } => ErrorKind::Damage,
+            Error::Stopped
+            | Error::OutOfRange { .. }
+            | Error::Locked { .. }
+            | Error::Io { .. }
+            | Error::Config { .. } => ErrorKind::Fatal,
+        }
+    }
+}

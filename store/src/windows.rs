@@ -1,0 +1,58 @@
+//! Real-time windows: what the stream has counted so far, by campaign and minute, as absolute values.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use twice_log::{AdId, CampaignId, Generation, Hour, LogOffset, UtcMillis};
+
+use crate::error::Result;
+use crate::sketch::UserSketch;
+
+/// Which state a row reflects. A row is replaced only by one with a higher fence, in this order of fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fence {
+    pub lease_epoch: u64,
+    pub generation: Generation,
+    /// Offset applied through; the row reflects every copy up to it.
+    pub applied: LogOffset,
+}
+
+/// Counts of one ad within a window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdCounts {
+    pub ad_id: AdId,
+    pub clicks: u64,
+    pub users: UserSketch,
+}
+
+/// One minute of one campaign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowRow {
+    pub campaign_id: CampaignId,
+    /// Start of the minute.
+    pub window_start: UtcMillis,
+    pub fence: Fence,
+    pub clicks: u64,
+    pub users: UserSketch,
+    pub ads: Vec<AdCounts>,
+}
+
+/// The real-time store of windows.
+#[async_trait]
+pub trait WindowStore: Send + Sync + 'static {
+    /// Stores rows as absolute values; a row whose stored fence is equal or higher is left as it is.
+    ///
+    /// Visible to reads at once; durable after [`WindowStore::flush`].
+    async fn publish(&self, rows: Vec<WindowRow>) -> Result<()>;
+
+    /// Returns the rows of a campaign with `from <= window_start < to`, in time order.
+    async fn read(&self, campaign: &CampaignId, from: UtcMillis, to: UtcMillis) -> Result<Vec<WindowRow>>;
+
+    /// Makes everything published durable.
+    async fn flush(&self) -> Result<()>;
+
+    /// Removes every row of the hours given (billed ones, past their keeping time).
+    async fn remove_hours(&self, hours: &[Hour]) -> Result<()>;
+
+    /// Returns the hours that have rows, in order.
+    async fn hours(&self) -> Result<Vec<Hour>>;
+}
