@@ -6,6 +6,7 @@
 pub mod archive;
 mod error;
 pub mod event;
+pub mod fail;
 pub mod fs;
 pub mod hot;
 

@@ -1,0 +1,85 @@
+//! Fail points: places around durable steps where a test ends the process as a power cut would.
+//!
+//! The registry is passed in by the constructor; a node arms it from `TWICE_FAIL_POINT=NAME[:NTH]`, tests only.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+macro_rules! fail_points {
+    ($($variant:ident = $name:literal: $doc:literal,)*) => {
+        /// A place where the process can be made to die.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum FailPoint { $(#[doc = $doc] $variant,)* }
+
+        impl FailPoint {
+            /// Every fail point.
+            pub const ALL: &'static [FailPoint] = &[$(FailPoint::$variant,)*];
+
+            /// Returns the name by which it is armed.
+            pub fn name(self) -> &'static str {
+                match self { $(FailPoint::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+fail_points! {
+    LogWritten = "log-written": "A group of the log is written and not yet synced.",
+    LogSynced = "log-synced": "A group of the log is synced and nobody was told.",
+    ArchiveFilesPut = "archive-files-put": "Data files are in the archive, their manifest is not.",
+    ManifestPut = "manifest-put": "A manifest is put and the archiver has not gone on.",
+    CheckpointStatesWritten = "checkpoint-states-written": "States of a checkpoint are written and not flushed.",
+    CheckpointStatesFlushed = "checkpoint-states-flushed": "States are flushed, the commit record is not written.",
+    CheckpointCommitted = "checkpoint-committed": "The commit record is flushed, superseded states still stand.",
+    SealBeforePut = "seal-before-put": "A seal is committed in the checkpoint and not in the archive.",
+    SealPut = "seal-put": "A seal is in the archive and the reconciler was not told.",
+    RunInputsPut = "run-inputs-put": "Run inputs are put, no work is done.",
+    RunBeforeCommit = "run-before-commit": "Rows are computed, the transaction is not begun.",
+    RunAfterCommit = "run-after-commit": "The transaction is committed, the result is not put.",
+    RunResultPut = "run-result-put": "The result is put and nobody was told.",
+}
+
+/// The registry. Cheap to clone; unarmed it costs one branch.
+#[derive(Debug, Clone, Default)]
+pub struct FailPoints(Option<Arc<Armed>>);
+
+#[derive(Debug)]
+struct Armed {
+    point: FailPoint,
+    passes_left: AtomicU32,
+}
+
+impl FailPoints {
+    /// Arms `point` to end the process at its `nth` pass (1 = the first).
+    pub fn armed(point: FailPoint, nth: u32) -> Self {
+        Self(Some(Arc::new(Armed { point, passes_left: AtomicU32::new(nth.max(1)) })))
+    }
+
+    /// Ends the process with SIGKILL if `point` is armed and its pass has come.
+    pub fn pass(&self, point: FailPoint) {
+        if let Some(armed) = &self.0
+            && armed.point == point
+            && armed.passes_left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// The text names no fail point.
+#[derive(Debug, thiserror::Error)]
+#[error("is not NAME or NAME:NTH with a known fail point")]
+pub struct UnknownFailPoint;
+
+impl FromStr for FailPoints {
+    type Err = UnknownFailPoint;
+    fn from_str(text: &str) -> Result<Self, UnknownFailPoint> {
+        let (name, nth) = match text.split_once(':') {
+            Some((name, nth)) => (name, nth.parse().map_err(|_| UnknownFailPoint)?),
+            None => (text, 1),
+        };
+        let point = FailPoint::ALL.iter().find(|point| point.name() == name).ok_or(UnknownFailPoint)?;
+        Ok(Self::armed(*point, nth))
+    }
+}
