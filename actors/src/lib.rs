@@ -1,1 +1,20 @@
-//! twice-actors
+//! The stream path: a number within seconds, from one actor a campaign, and the archiver beside it.
+//!
+//! `campaign` counts (pure state, thin actor); `checkpoint` keeps that state in sled (G-2); `partition` reads the log,
+//! routes, publishes and seals (G-3, G-5); `archiver` writes the same log as Parquet. Start with [`StreamPath::start`]
+//! and [`Archiving::start`], inside a running `actix::System`; the handles work from any thread.
+
+pub mod archiver;
+pub mod campaign;
+pub mod checkpoint;
+mod config;
+mod error;
+pub mod metrics;
+pub mod partition;
+mod stream;
+
+pub use archiver::{ArchiverStatus, Archiving, ArchivingParts};
+pub use config::{ArchiverConfig, StreamConfig};
+pub use error::{Error, ErrorKind, Result};
+pub use partition::{PartitionPhase, PartitionStatus, SealArchive};
+pub use stream::{StreamParts, StreamPath};

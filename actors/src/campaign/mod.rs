@@ -1,0 +1,1 @@
+//! Counting of one campaign: pure state and the thin actor around it.

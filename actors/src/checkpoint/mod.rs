@@ -1,0 +1,1 @@
+//! Checkpoints of partitions in sled (G-2).

@@ -1,0 +1,71 @@
+//! Names of the metrics of the stream path and the archiver, and what they mean.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Records of a partition not applied yet. Label `partition`.
+pub const LAG_RECORDS: &str = "twice_stream_lag_records";
+/// Copies applied.
+pub const APPLIED_TOTAL: &str = "twice_stream_applied_total";
+/// Copies counted into a window.
+pub const COUNTED_TOTAL: &str = "twice_stream_counted_total";
+/// Copies not counted because their window had closed or their hour was sealed.
+pub const LATE_TOTAL: &str = "twice_stream_late_total";
+/// Copies not counted because another copy stands before them.
+pub const DUPLICATES_TOTAL: &str = "twice_stream_duplicates_total";
+/// Records that do not decode.
+pub const UNDECODABLE_TOTAL: &str = "twice_stream_undecodable_total";
+/// Copies skipped because they killed their partition twice.
+pub const SKIPPED_TOTAL: &str = "twice_stream_skipped_total";
+/// Restarts of a partition from its checkpoint.
+pub const PARTITION_RESTARTS_TOTAL: &str = "twice_stream_partition_restarts_total";
+/// Holes in the log that were read again.
+pub const HOLES_TOTAL: &str = "twice_stream_holes_total";
+/// Time of one checkpoint, from snapshot to commit.
+pub const CHECKPOINT_SECONDS: &str = "twice_stream_checkpoint_seconds";
+/// Bytes written by one checkpoint.
+pub const CHECKPOINT_BYTES: &str = "twice_stream_checkpoint_bytes";
+/// Memory of the dedup sets. Label `partition`.
+pub const DEDUP_BYTES: &str = "twice_stream_dedup_bytes";
+/// Dedup entries dropped before their time.
+pub const DEDUP_DROPPED_TOTAL: &str = "twice_stream_dedup_dropped_total";
+/// Time of one publish of changed windows.
+pub const PUBLISH_SECONDS: &str = "twice_stream_publish_seconds";
+/// Publishes that failed and are tried again.
+pub const PUBLISH_FAILURES_TOTAL: &str = "twice_stream_publish_failures_total";
+/// Hours sealed. Label `complete`.
+pub const SEALS_TOTAL: &str = "twice_stream_seals_total";
+/// Records of a partition not archived yet. Labels `topic`, `partition`.
+pub const UNARCHIVED_RECORDS: &str = "twice_archiver_unarchived_records";
+/// Age of the oldest record not archived yet. Labels `topic`, `partition`.
+pub const UNARCHIVED_AGE_SECONDS: &str = "twice_archiver_unarchived_age_seconds";
+/// Manifests put.
+pub const MANIFESTS_TOTAL: &str = "twice_archiver_manifests_total";
+/// Rows archived.
+pub const ARCHIVED_ROWS_TOTAL: &str = "twice_archiver_rows_total";
+/// Archive writes that failed and are tried again.
+pub const ARCHIVE_FAILURES_TOTAL: &str = "twice_archiver_failures_total";
+
+/// Describes every metric to the installed recorder. Call once at start.
+pub fn describe() {
+    describe_gauge!(LAG_RECORDS, Unit::Count, "Records of a partition not applied yet");
+    describe_counter!(APPLIED_TOTAL, Unit::Count, "Copies applied");
+    describe_counter!(COUNTED_TOTAL, Unit::Count, "Copies counted into a window");
+    describe_counter!(LATE_TOTAL, Unit::Count, "Copies late for the stream");
+    describe_counter!(DUPLICATES_TOTAL, Unit::Count, "Copies that repeat an earlier one");
+    describe_counter!(UNDECODABLE_TOTAL, Unit::Count, "Records that do not decode");
+    describe_counter!(SKIPPED_TOTAL, Unit::Count, "Copies skipped because they killed their partition twice");
+    describe_counter!(PARTITION_RESTARTS_TOTAL, Unit::Count, "Restarts of a partition from its checkpoint");
+    describe_counter!(HOLES_TOTAL, Unit::Count, "Holes in the log that were read again");
+    describe_histogram!(CHECKPOINT_SECONDS, Unit::Seconds, "Time of one checkpoint, snapshot to commit");
+    describe_histogram!(CHECKPOINT_BYTES, Unit::Bytes, "Bytes written by one checkpoint");
+    describe_gauge!(DEDUP_BYTES, Unit::Bytes, "Memory of the dedup sets");
+    describe_counter!(DEDUP_DROPPED_TOTAL, Unit::Count, "Dedup entries dropped before their time");
+    describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "Time of one publish of changed windows");
+    describe_counter!(PUBLISH_FAILURES_TOTAL, Unit::Count, "Publishes that failed and are tried again");
+    describe_counter!(SEALS_TOTAL, Unit::Count, "Hours sealed");
+    describe_gauge!(UNARCHIVED_RECORDS, Unit::Count, "Records not archived yet");
+    describe_gauge!(UNARCHIVED_AGE_SECONDS, Unit::Seconds, "Age of the oldest record not archived yet");
+    describe_counter!(MANIFESTS_TOTAL, Unit::Count, "Manifests put");
+    describe_counter!(ARCHIVED_ROWS_TOTAL, Unit::Count, "Rows archived");
+    describe_counter!(ARCHIVE_FAILURES_TOTAL, Unit::Count, "Archive writes that failed and are tried again");
+}
