@@ -1,7 +1,22 @@
 //! The errors of the stores, split by what the caller must do.
 
+use std::path::PathBuf;
+
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Try again later, or answer without the store.
+    Retry,
+    /// The request is wrong or contradicts what is stored: say so to who sent it.
+    Refused,
+    /// Stored bytes are wrong: stop and show the operator the place.
+    Damage,
+    /// The machine or the configuration must change first.
+    Fatal,
+}
 
 /// Errors of the stores.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +31,14 @@ pub enum Error {
     /// The schema could not be brought up to date. The operator restores the file or installs a newer build.
     #[error("database migration")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// A store cannot be opened as it must be. The node stops; the operator follows the advice.
+    #[error("cannot open {}: {advice}", path.display())]
+    Open {
+        path: PathBuf,
+        advice: String,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     /// The window store failed; the caller publishes again.
     #[error("window store: {action}")]
     Windows {
@@ -26,6 +49,9 @@ pub enum Error {
     /// A stored value does not read. The operator restores the file; nothing is guessed.
     #[error("{what} in the store is damaged: {reason}")]
     Damage { what: String, reason: String },
+    /// What was to be stored breaks a rule; a bug of the caller. Nothing of it was stored.
+    #[error("refused to store {what}: {reason}")]
+    Invalid { what: String, reason: String },
     /// The request contradicts what is stored (HTTP 409).
     #[error("{reason}")]
     Conflict { reason: String },
@@ -38,4 +64,20 @@ pub enum Error {
     /// `as_of` lies in the future (HTTP 422).
     #[error("as_of lies in the future")]
     AsOfInFuture,
+}
+
+impl Error {
+    /// Returns what the caller does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Database { .. } | Error::Windows { .. } => ErrorKind::Retry,
+            Error::Invalid { .. }
+            | Error::Conflict { .. }
+            | Error::NotFound { .. }
+            | Error::Cursor
+            | Error::AsOfInFuture => ErrorKind::Refused,
+            Error::Damage { .. } => ErrorKind::Damage,
+            Error::Migration(_) | Error::Open { .. } => ErrorKind::Fatal,
+        }
+    }
 }

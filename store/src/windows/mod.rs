@@ -1,4 +1,12 @@
 //! Real-time windows: what the stream has counted so far, by campaign and minute, as absolute values.
+//!
+//! Guarantee: a row is replaced only by one that reflects more of the log (`Fence`), so a late writer changes nothing.
+//! Words: *row* = one minute of one campaign; *fence* = lease epoch, generation and applied offset of its state.
+
+mod encoding;
+mod sled;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -6,6 +14,8 @@ use twice_log::{AdId, CampaignId, Generation, Hour, LogOffset, UtcMillis};
 
 use crate::error::Result;
 use crate::sketch::UserSketch;
+
+pub use self::sled::SledWindows;
 
 /// Which state a row reflects. A row is replaced only by one with a higher fence, in this order of fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,7 +51,7 @@ pub struct WindowRow {
 pub trait WindowStore: Send + Sync + 'static {
     /// Stores rows as absolute values; a row whose stored fence is equal or higher is left as it is.
     ///
-    /// Visible to reads at once; durable after [`WindowStore::flush`].
+    /// Visible to reads at once, row by row; durable after [`WindowStore::flush`].
     async fn publish(&self, rows: Vec<WindowRow>) -> Result<()>;
 
     /// Returns the rows of a campaign with `from <= window_start < to`, in time order.

@@ -1,17 +1,66 @@
 //! Billing rows, runs and divergence: what a run commits, in one transaction, and how it is read back.
+//!
+//! Guarantee: a published version never changes, and an `as_of` read gives the same answer for ever (G-4, G-6).
+//! Words: *run* = one computation of one hour by one path; *version* = one state of one row, counted from 1; *mode* =
+//! the path whose rows are the bill of an hour; *restatement* = a version of a row the hour's first run did not write.
+
+mod digest;
+
+use std::fmt;
+use std::str::FromStr;
 
 use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{BillingPath, BillingStatus, Cutoff, RunOutcome};
-use twice_log::event::Sha256Hex;
+use twice_log::event::{Sha256Hex, TimeError};
 use twice_log::{CampaignId, Currency, Hour, UtcMillis};
 
 use crate::error::Result;
+
+pub use digest::{canonical_row, row_digest};
+
+/// Why a version exists: the hour's first run of the path wrote it.
+pub const REASON_FIRST: &str = "first";
+/// Why a version exists: a later run of the hour counted something else.
+pub const REASON_RERUN: &str = "rerun";
+/// Why a version exists: its status rose, with or without a change of counts (the nightly close, CR-9).
+pub const REASON_CLOSE: &str = "close";
 
 /// A moment in UTC, in microseconds since 1970: `committed_at` must tell any two commits apart (G-6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UtcMicros(pub i64);
+
+impl UtcMicros {
+    /// Returns the first microsecond of `millis`.
+    pub fn from_millis(millis: UtcMillis) -> Self {
+        Self(millis.epoch_ms().saturating_mul(1000))
+    }
+
+    /// Returns the millisecond this moment lies in.
+    pub fn floor_millis(self) -> UtcMillis {
+        UtcMillis::clamped(self.0.div_euclid(1000))
+    }
+}
+
+impl fmt::Display for UtcMicros {
+    /// Writes RFC 3339 with six decimals, as run results carry it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time: DateTime<Utc> = DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        formatter.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl FromStr for UtcMicros {
+    type Err = TimeError;
+
+    /// Reads RFC 3339, floored to microseconds.
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let time = DateTime::parse_from_rfc3339(text).map_err(|_| TimeError::NotATime)?;
+        Ok(Self(time.timestamp_micros()))
+    }
+}
 
 /// The counts of CR-5 for one campaign and hour, as a run computed them.
 ///
@@ -32,9 +81,26 @@ pub struct BillingCounts {
 }
 
 impl BillingCounts {
-    /// Returns whether CR-5's identity holds.
+    /// Returns the counts of a campaign that has no copy in the hour.
+    pub fn zero(campaign_id: CampaignId, currency: Option<Currency>) -> Self {
+        Self {
+            campaign_id,
+            gross: 0,
+            duplicates: 0,
+            conflicts: 0,
+            invalid_givt: 0,
+            invalid_sivt: 0,
+            billable: 0,
+            unpriced: 0,
+            amount_micros: 0,
+            currency,
+        }
+    }
+
+    /// Returns whether CR-5's identity holds; a sum that does not fit 64 bits does not hold.
     pub fn is_balanced(&self) -> bool {
-        self.gross == self.duplicates + self.invalid_givt + self.invalid_sivt + self.billable
+        let parts = [self.duplicates, self.invalid_givt, self.invalid_sivt, self.billable];
+        parts.into_iter().try_fold(0u64, u64::checked_add) == Some(self.gross)
     }
 }
 
@@ -42,8 +108,16 @@ impl BillingCounts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewBillingRow {
     pub counts: BillingCounts,
-    /// SHA-256 of the canonical encoding (CR-8).
+    /// SHA-256 of the canonical encoding (CR-8), as [`row_digest`] computes it; a commit checks it.
     pub digest: Sha256Hex,
+}
+
+impl NewBillingRow {
+    /// Builds the row of `counts` with its digest.
+    pub fn new(hour: Hour, counts: BillingCounts) -> Self {
+        let digest = row_digest(hour, &counts);
+        Self { counts, digest }
+    }
 }
 
 /// One version of one billing row, as stored.
@@ -57,7 +131,7 @@ pub struct BillingRow {
     pub counts: BillingCounts,
     pub digest: Sha256Hex,
     pub run_id: String,
-    /// Why this version exists: `first`, `rerun`, and those of restatements.
+    /// Why this version exists: [`REASON_FIRST`], [`REASON_RERUN`], [`REASON_CLOSE`], and those of restatements.
     pub reason: String,
     pub committed_at: UtcMicros,
 }
@@ -91,7 +165,7 @@ pub struct Divergence {
 pub struct DivergenceRow {
     pub hour: Hour,
     pub path: BillingPath,
-    /// Version of the billing row it explains.
+    /// Version of the billing row it explains; 0 where the campaign has none.
     pub version: u32,
     pub divergence: Divergence,
 }
@@ -115,7 +189,9 @@ pub struct RunCommit {
 /// What a commit did; also what [`BillingStore::committed_run`] finds after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedRun {
+    /// `Committed` or `Identical`; the store never sees an abandoned run.
     pub outcome: RunOutcome,
+    /// `None` where the outcome is `identical`: no version was written.
     pub committed_at: Option<UtcMicros>,
     /// Path whose rows are the bill of this hour; fixed by the hour's first commit.
     pub mode: BillingPath,
@@ -134,6 +210,7 @@ pub struct Reconciliation {
     pub outcome: RunOutcome,
     pub rows_written: u64,
     pub started_at: UtcMillis,
+    /// When the run was recorded, also where the outcome is `identical`.
     pub committed_at: UtcMicros,
     pub inputs_sha256: Sha256Hex,
 }
@@ -168,17 +245,29 @@ pub trait BillingStore: Send + Sync + 'static {
     ///
     /// A row is written as a new version only where digest or status differ from the newest version of its
     /// (campaign, hour, path); status never goes down (CR-9). A campaign billed before that the run has no row for
-    /// gets a version of zeros. If nothing differs the outcome is `identical` and only the run itself is recorded.
+    /// gets a version of zeros. If nothing differs the outcome is `identical` and only the run itself is recorded;
+    /// the first run of an hour and path is `committed` even without a row, as it makes the hour billed.
     /// Committing the same run id again changes nothing and returns what the first commit did.
+    ///
+    /// # Errors
+    /// `Invalid` if a row is not balanced (CR-5), has a wrong digest or comes twice, or the run id does not name path,
+    /// hour and sequence number; `Conflict` if the run id was committed with other inputs. Nothing is stored then.
     async fn commit_run(&self, commit: RunCommit) -> Result<CommittedRun>;
 
     /// Returns what the run committed, if it did.
     async fn committed_run(&self, run_id: &str) -> Result<Option<CommittedRun>>;
 
-    /// Returns billing rows ordered by (hour, campaign, path, version).
+    /// Returns billing rows ordered by (hour, campaign, path, version), paths by name.
+    ///
+    /// # Errors
+    /// `Cursor` for a cursor of another list; `AsOfInFuture`.
     async fn billing(&self, query: &BillingQuery) -> Result<Page<BillingRow>>;
 
-    /// Returns the divergence rows of an hour, of the newest run committed (by `as_of`, where given).
+    /// Returns the divergence rows of an hour, ordered by campaign: those of the newest run of the path in force that
+    /// wrote versions (by `as_of`, where given).
+    ///
+    /// # Errors
+    /// As for [`BillingStore::billing`].
     async fn divergence(
         &self,
         hour: Hour,
@@ -193,6 +282,21 @@ pub trait BillingStore: Send + Sync + 'static {
     /// Returns the hours in `[from, to)` that have a committed run of `path`, or of the path in force for `None`.
     async fn billed_hours(&self, path: Option<BillingPath>, from: Hour, to: Hour) -> Result<Vec<Hour>>;
 
-    /// Returns the cutoffs of the newest committed run of all hours, which no later run may go below (G-3).
+    /// Returns what [`BillingStore::billed_hours`] returned or would have returned at `as_of`, the same for ever (G-6).
+    ///
+    /// # Errors
+    /// `AsOfInFuture`.
+    async fn billed_hours_as_of(
+        &self,
+        path: Option<BillingPath>,
+        from: Hour,
+        to: Hour,
+        as_of: UtcMicros,
+    ) -> Result<Vec<Hour>>;
+
+    /// Returns the path in force of an hour: fixed by its first commit, before that the mode set for it.
+    async fn mode(&self, hour: Hour) -> Result<BillingPath>;
+
+    /// Returns the highest cutoff any committed run had, per partition; no later run may go below (G-3).
     async fn newest_cutoffs(&self) -> Result<Vec<Cutoff>>;
 }

@@ -1,0 +1,27 @@
+//! Which path's rows are the bill of hours not yet billed.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use twice_log::archive::BillingPath;
+use twice_log::{Hour, UtcMillis};
+
+use crate::error::Result;
+
+/// A mode set for an hour and all later ones, until the next setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeSetting {
+    pub from: Hour,
+    pub path: BillingPath,
+    pub recorded_at: UtcMillis,
+}
+
+/// The store of modes. An hour's first commit fixes its mode; a setting changes hours not yet billed only.
+#[async_trait]
+pub trait ModeStore: Send + Sync + 'static {
+    /// Sets the mode of hours from `from` on. Settings are append-only: of several for an hour, the latest `from`, then
+    /// the latest recorded, counts. Without any the mode is `lambda`.
+    async fn set_mode(&self, path: BillingPath, from: Hour, recorded_at: UtcMillis) -> Result<()>;
+
+    /// Returns every setting, in order of `from`, then of recording.
+    async fn mode_settings(&self) -> Result<Vec<ModeSetting>>;
+}
