@@ -1,0 +1,44 @@
+# What continuous integration runs, and what a developer runs before a commit: the same steps, cheapest first.
+#
+#   make verify                   everything that must hold: format, lints, unit tests, end-to-end tests (one profile)
+#   make verify-full PART=kills   50 kills under load, and every fail point in turn
+#   make verify-full PART=size    ingest and recompute at full size, measured in the release profile
+#   make verify-full PART=peers   the recompute against DuckDB over the same files
+#   make demo                     the same as ./quickstart
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help verify format oracle lint doctests tests verify-full demo
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# Each step has its own heading, so that a log shows where the time went; the runner's summary comes last.
+verify: format oracle lint doctests tests
+
+format:
+	@echo "==> format"
+	cargo fmt --all --check
+
+oracle:
+	@echo "==> unit tests of the oracle (Python)"
+	"$$(tests/python-env)" -m unittest discover -s tests/oracle -p 'test_*.py'
+
+lint:
+	@echo "==> lints (the first run compiles every dependency)"
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doctests:
+	@echo "==> unit tests and end-to-end tests"
+	@export TWICE_TEST_PYTHON="$$(tests/python-env)"; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --no-fail-fast; \
+	else \
+		cargo test --workspace --no-fail-fast --lib --bins --tests; \
+	fi
+
+verify-full:
+	@tests/verify-full "$(PART)"
+
+demo:
+	@./quickstart

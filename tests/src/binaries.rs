@@ -1,0 +1,100 @@
+//! The binaries under test, built by cargo from this checkout and found through what cargo prints.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+/// Paths of the built programs.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    pub twice: PathBuf,
+    pub loadgen: PathBuf,
+}
+
+impl Binaries {
+    /// Returns the binaries, building them first; once a process, and a rebuild of nothing takes a second.
+    ///
+    /// `TWICE_TEST_PROFILE` names another cargo profile than `dev`; `verify-full` measures with `release`.
+    ///
+    /// # Panics
+    /// If they do not build: no test can go on without them.
+    pub fn get() -> &'static Binaries {
+        static BUILT: OnceLock<Binaries> = OnceLock::new();
+        BUILT.get_or_init(|| match build() {
+            Ok(binaries) => binaries,
+            Err(error) => panic!("the programs under test do not build: {error:#}"),
+        })
+    }
+
+    /// Returns a command that runs `twice`, without any `TWICE_…` variable of the caller.
+    pub fn twice(&self) -> Command {
+        clean(&self.twice)
+    }
+
+    /// Returns a command that runs `twice-loadgen`, without any `TWICE_…` variable of the caller.
+    pub fn loadgen(&self) -> Command {
+        clean(&self.loadgen)
+    }
+}
+
+/// Returns the root of the checkout.
+pub fn workspace_root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        here.parent().unwrap_or(here).to_path_buf()
+    })
+}
+
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TWICE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn build() -> Result<Binaries> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let profile = std::env::var("TWICE_TEST_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+    let output = Command::new(cargo)
+        .current_dir(workspace_root())
+        .args(["build", "--message-format=json-render-diagnostics", "--profile", &profile])
+        .args(["-p", "twice", "-p", "twice-loadgen"])
+        .output()
+        .context("run cargo")?;
+    if !output.status.success() {
+        bail!("cargo build: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
+    let executable = |name: &str| {
+        executable_in(&messages, name).with_context(|| format!("cargo named no executable of {name}"))
+    };
+    Ok(Binaries { twice: executable("twice")?, loadgen: executable("twice-loadgen")? })
+}
+
+fn executable_in(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
+        if is_it { message["executable"].as_str().map(PathBuf::from) } else { None }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_found_among_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"twice_log"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"twice"},"executable":"/somewhere/debug/twice"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable_in(messages, "twice"), Some(PathBuf::from("/somewhere/debug/twice")));
+        assert_eq!(executable_in(messages, "twice_log"), None);
+    }
+}

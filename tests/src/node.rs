@@ -1,0 +1,240 @@
+//! One `twice up` and its data directory, which outlives the process: start, kill, start again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries::Binaries;
+use crate::client::Client;
+use crate::command::{Finished, Running, run, spawn, tail};
+use crate::ports::free_port;
+
+/// Generous: a test that waits this long has failed, and a slow machine has not.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+const COMMAND_LIMIT: Duration = Duration::from_secs(900);
+
+/// How a node is started.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// Further arguments of `twice up`.
+    pub arguments: Vec<String>,
+    /// TOML settings, written to a file and passed by `--config`.
+    pub settings: Option<String>,
+}
+
+/// A node under test. Dropping it kills the process and removes the folder, unless `TWICE_TEST_KEEP` is set.
+#[derive(Debug)]
+pub struct Node {
+    folder: Option<TempDir>,
+    root: PathBuf,
+    port: u16,
+    options: NodeOptions,
+    process: Option<Running>,
+    client: Client,
+}
+
+impl Node {
+    /// Starts a node in a new folder and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not get ready; the message has the end of its log.
+    pub fn start(options: NodeOptions) -> Result<Self> {
+        let mut node = Self::prepare(options)?;
+        node.restart()?;
+        Ok(node)
+    }
+
+    /// Makes the folder and takes a port, and starts nothing.
+    ///
+    /// # Errors
+    /// If there is no folder or no port to be had.
+    pub fn prepare(options: NodeOptions) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("count-twice-test-").tempdir()?;
+        let root = folder.path().to_path_buf();
+        let port = free_port()?;
+        let client = Client::new(&format!("http://127.0.0.1:{port}"))?;
+        if let Some(settings) = &options.settings {
+            std::fs::write(root.join("twice.toml"), settings)?;
+        }
+        Ok(Self { folder: Some(folder), root, port, options, process: None, client })
+    }
+
+    /// Starts the process over the same data directory and port, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.start_process(None)?;
+        self.wait_ready()
+    }
+
+    /// Starts the process with a fail point armed, as `NAME` or `NAME:NTH`. It may die before it is ready.
+    ///
+    /// # Errors
+    /// If the process cannot be started.
+    pub fn restart_armed(&mut self, fail_point: &str) -> Result<()> {
+        self.start_process(Some(fail_point))?;
+        let started = Instant::now();
+        while started.elapsed() < READY_LIMIT && !self.is_dead()? {
+            if self.is_ready() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn start_process(&mut self, fail_point: Option<&str>) -> Result<()> {
+        self.process = None;
+        let mut command = Binaries::get().twice();
+        command.arg("up").arg("--data-dir").arg(self.data_dir());
+        command.args(["--listen", &format!("127.0.0.1:{}", self.port), "--insecure-no-auth"]);
+        if self.options.settings.is_some() {
+            command.arg("--config").arg(self.root.join("twice.toml"));
+        }
+        command.args(&self.options.arguments);
+        if let Some(fail_point) = fail_point {
+            command.env("TWICE_FAIL_POINT", fail_point);
+        }
+        self.process = Some(spawn(&mut command, &self.root, "twice-up")?);
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let started = Instant::now();
+        while !self.is_ready() {
+            if self.is_dead()? {
+                bail!("`twice up` ended before it was ready\n{}", self.log_tail());
+            }
+            if started.elapsed() > READY_LIMIT {
+                bail!("`twice up` was not ready within {READY_LIMIT:?}\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.client.get("/readyz").is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Returns whether the process has ended.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn is_dead(&mut self) -> Result<bool> {
+        match &mut self.process {
+            Some(process) => Ok(process.ended()?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    /// Waits up to `limit` and returns whether the process ended by itself.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn dies_within(&mut self, limit: Duration) -> Result<bool> {
+        match &mut self.process {
+            Some(process) => Ok(process.wait_until_ended(limit)?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    /// Kills the process with SIGKILL, as a crash would.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the process with SIGTERM and returns its exit status.
+    ///
+    /// # Errors
+    /// If it does not stop in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let process = self.process.take().context("the node is not running")?;
+        process.terminate()?;
+        Ok(process.wait(STOP_LIMIT).with_context(|| self.log_tail())?.status)
+    }
+
+    /// Returns the process id of the running node.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::id)
+    }
+
+    /// Returns the base address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns a client of this node.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the node's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    /// Returns the folder of the test: data directory, logs, and room for files.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the end of the node's log, over all its starts.
+    pub fn log_tail(&self) -> String {
+        let (out, err) = (self.root.join("twice-up.out"), self.root.join("twice-up.err"));
+        format!("--- twice up: stdout\n{}\n--- twice up: stderr\n{}", tail(&out, 20), tail(&err, 60))
+    }
+
+    /// Runs `twice ARGUMENTS… --server URL` to its end.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Finished> {
+        run(&mut self.command_line(arguments), COMMAND_LIMIT)
+    }
+
+    /// Returns the command `twice ARGUMENTS… --server URL`, to be started by the caller.
+    pub fn command_line(&self, arguments: &[&str]) -> Command {
+        let mut command = Binaries::get().twice();
+        command.args(arguments).args(["--server", &self.url()]);
+        command
+    }
+
+    /// Reconciles one hour (`2025-01-15T12`) through the CLI and returns the billing rows of the hour.
+    ///
+    /// # Errors
+    /// If the command does not end with exit status 0: done, and nothing unexplained.
+    pub fn reconcile(&self, hour: &str) -> Result<Vec<Value>> {
+        self.command(&["reconcile", "--hour", hour])?.expect(0).with_context(|| self.log_tail())?;
+        self.client.get_rows(&format!("/v1/billing?hour={hour}"))
+    }
+
+    /// Keeps the folder after the test, and returns its path: for looking at a failure.
+    pub fn keep(&mut self) -> PathBuf {
+        if let Some(folder) = self.folder.take() {
+            let _ = folder.keep();
+        }
+        self.root.clone()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::env::var_os("TWICE_TEST_KEEP").is_some() {
+            self.keep();
+        }
+    }
+}
