@@ -3,13 +3,33 @@
 //! Layout below the root: `clicks/…`, `verdicts/…` and `quarantine/…` hold Parquet, `manifests/…` commit it,
 //! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote.
 
+mod chain;
+mod columns;
+mod encode;
+mod index;
+pub mod layout;
+mod local;
 mod manifest;
+mod reader;
+mod records;
+mod rows;
 mod run;
 mod seal;
+mod store;
+mod writer;
 
+pub use chain::OFFSET_END_MAX;
+pub use columns::{clicks_schema, quarantine_schema, verdicts_schema};
+pub use index::ManifestIndex;
+pub use layout::ChainKey;
+pub use local::DurableLocal;
 pub use manifest::{FileEntry, FileKind, Manifest, StoredManifest};
+pub use records::{StoredRun, StoredRunInputs, StoredRunResult};
+pub use rows::QuarantineRow;
 pub use run::{
     BillingPath, BillingStatus, CountingSettings, Cutoff, Rate, ResultRow, RunInputs, RunOutcome, RunResult,
     SealInput, SealReference,
 };
 pub use seal::{Seal, StoredSeal};
+pub use store::{Archive, LOCAL_BUCKET, PutOutcome};
+pub use writer::{ArchiverSettings, PartitionArchiver, ROWS_PER_FILE_MAX};

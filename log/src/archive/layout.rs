@@ -1,0 +1,211 @@
+//! Where each object of the archive lies below the root, and what a listed path says.
+//!
+//! Paths are public and fixed (DESIGN 5.3): readers of other tools find files by them. Numbers that must sort as text
+//! are padded; hours are written `2025-01-15T12`, and as Hive folders where tools prune by them.
+
+use super::{BillingPath, FileKind};
+use crate::event::{Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic};
+
+/// One partition of one topic in one generation: what a chain of manifests belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainKey {
+    pub topic: Topic,
+    pub generation: Generation,
+    pub partition: PartitionId,
+}
+
+/// Returns the folder of the chain's manifests.
+pub fn manifest_folder(chain: ChainKey) -> String {
+    format!("manifests/{}/{}/{}", chain.topic, chain.generation, chain.partition)
+}
+
+/// Returns the key of the manifest that begins at `first`. It carries no last offset, so that two writers meet.
+pub fn manifest_path(chain: ChainKey, first: LogOffset) -> String {
+    format!("{}/{:020}.json", manifest_folder(chain), first.0)
+}
+
+/// Returns the chain and first offset of a manifest's key.
+pub fn parse_manifest_path(path: &str) -> Option<(ChainKey, LogOffset)> {
+    let mut parts = path.strip_prefix("manifests/")?.split('/');
+    let topic = Topic::from_name(parts.next()?)?;
+    let generation = Generation(parse_number(parts.next()?)?);
+    let partition = PartitionId(parse_number(parts.next()?)?);
+    let digits = parts.next()?.strip_suffix(".json")?;
+    let first = if digits.len() == 20 { digits.parse().ok()? } else { return None };
+    let chain = ChainKey { topic, generation, partition };
+    // Refuses what only looks like a key, such as a sign or a missing zero: nothing but our own form counts.
+    (parts.next().is_none() && manifest_path(chain, LogOffset(first)) == path)
+        .then_some((chain, LogOffset(first)))
+}
+
+/// Returns the path of a data file. `hour` is the event hour of clicks and the arrival hour of verdicts.
+///
+/// `first` and `last` are those of the manifest that commits the file, both inclusive.
+pub fn data_path(
+    kind: FileKind,
+    chain: ChainKey,
+    hour: Option<Hour>,
+    first: LogOffset,
+    last: LogOffset,
+    sha256: &Sha256Hex,
+) -> String {
+    let folder = match kind {
+        FileKind::Clicks => format!("clicks/{}", hour_folder(hour)),
+        FileKind::Verdicts => format!("verdicts/{}", hour_folder(hour)),
+        FileKind::Quarantine => format!("quarantine/{}", chain.topic),
+    };
+    let ChainKey { generation, partition, .. } = chain;
+    format!("{folder}/{generation}-{partition}-{first}-{last}-{}.parquet", sha256.prefix())
+}
+
+/// Returns `year=YYYY/month=MM/day=DD/hour=HH`.
+fn hour_folder(hour: Option<Hour>) -> String {
+    let text = hour.map(|hour| hour.to_string()).unwrap_or_default();
+    match (text.get(0..4), text.get(5..7), text.get(8..10), text.get(11..13)) {
+        (Some(year), Some(month), Some(day), Some(hour)) => {
+            format!("year={year}/month={month}/day={day}/hour={hour}")
+        }
+        _ => "hour=unknown".to_owned(),
+    }
+}
+
+/// Returns the path of one partition's seal of `hour`.
+pub fn seal_path(hour: Hour, generation: Generation, partition: PartitionId) -> String {
+    format!("seals/{hour}/{generation}-{partition}.json")
+}
+
+/// Returns the folder of an hour's seals.
+pub fn seal_folder(hour: Hour) -> String {
+    format!("seals/{hour}")
+}
+
+/// Returns hour, generation and partition of a seal's path.
+pub fn parse_seal_path(path: &str) -> Option<(Hour, Generation, PartitionId)> {
+    let (hour, name) = path.strip_prefix("seals/")?.split_once('/')?;
+    let (generation, partition) = name.strip_suffix(".json")?.split_once('-')?;
+    let hour: Hour = hour.parse().ok()?;
+    let (generation, partition) =
+        (Generation(parse_number(generation)?), PartitionId(parse_number(partition)?));
+    (seal_path(hour, generation, partition) == path).then_some((hour, generation, partition))
+}
+
+/// Returns the folder of all runs of one billing path.
+pub fn runs_folder(path: BillingPath) -> String {
+    format!("runs/{path}")
+}
+
+/// Returns the folder of an hour's runs.
+pub fn run_folder(path: BillingPath, hour: Hour) -> String {
+    format!("runs/{path}/{hour}")
+}
+
+/// Returns the path of a run's inputs.
+pub fn run_inputs_path(path: BillingPath, hour: Hour, seq: u32) -> String {
+    format!("runs/{path}/{hour}/{seq:06}.json")
+}
+
+/// Returns the path of a run's result.
+pub fn run_result_path(path: BillingPath, hour: Hour, seq: u32) -> String {
+    format!("runs/{path}/{hour}/{seq:06}.result.json")
+}
+
+/// Which of a run's two objects a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunObject {
+    Inputs,
+    Result,
+}
+
+/// Returns hour, number and kind of a run's object.
+pub fn parse_run_path(path: &str) -> Option<(BillingPath, Hour, u32, RunObject)> {
+    let mut parts = path.strip_prefix("runs/")?.split('/');
+    let billing_path = BillingPath::from_name(parts.next()?)?;
+    let hour: Hour = parts.next()?.parse().ok()?;
+    let name = parts.next()?.strip_suffix(".json")?;
+    let (digits, object) = match name.strip_suffix(".result") {
+        Some(digits) => (digits, RunObject::Result),
+        None => (name, RunObject::Inputs),
+    };
+    let seq = parse_number(digits)?;
+    let again = match object {
+        RunObject::Inputs => run_inputs_path(billing_path, hour, seq),
+        RunObject::Result => run_result_path(billing_path, hour, seq),
+    };
+    (again == path).then_some((billing_path, hour, seq, object))
+}
+
+fn parse_number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chain() -> ChainKey {
+        ChainKey { topic: Topic::AdClicks, generation: Generation(1), partition: PartitionId(7) }
+    }
+
+    #[test]
+    fn paths_are_those_the_design_fixes() {
+        let hour: Hour = "2025-01-15T12".parse().expect("valid hour");
+        let sha256 = Sha256Hex::of(b"");
+        assert_eq!(
+            data_path(FileKind::Clicks, chain(), Some(hour), LogOffset(5), LogOffset(9), &sha256),
+            "clicks/year=2025/month=01/day=15/hour=12/1-7-5-9-e3b0c442.parquet"
+        );
+        assert_eq!(
+            data_path(FileKind::Quarantine, chain(), None, LogOffset(5), LogOffset(9), &sha256),
+            "quarantine/ad-clicks/1-7-5-9-e3b0c442.parquet"
+        );
+        assert_eq!(manifest_path(chain(), LogOffset(5)), "manifests/ad-clicks/1/7/00000000000000000005.json");
+        assert_eq!(seal_path(hour, Generation(1), PartitionId(7)), "seals/2025-01-15T12/1-7.json");
+        assert_eq!(run_inputs_path(BillingPath::Lambda, hour, 2), "runs/lambda/2025-01-15T12/000002.json");
+        assert_eq!(
+            run_result_path(BillingPath::Kappa, hour, 2),
+            "runs/kappa/2025-01-15T12/000002.result.json"
+        );
+    }
+
+    #[test]
+    fn a_path_reads_back_as_what_it_was_made_of() {
+        let hour: Hour = "2025-01-15T12".parse().expect("valid hour");
+        assert_eq!(parse_manifest_path(&manifest_path(chain(), LogOffset(5))), Some((chain(), LogOffset(5))));
+        assert_eq!(
+            parse_seal_path(&seal_path(hour, Generation(1), PartitionId(7))),
+            Some((hour, Generation(1), PartitionId(7)))
+        );
+        for (path, object) in [
+            (run_inputs_path(BillingPath::Kappa, hour, 12), RunObject::Inputs),
+            (run_result_path(BillingPath::Kappa, hour, 12), RunObject::Result),
+        ] {
+            assert_eq!(parse_run_path(&path), Some((BillingPath::Kappa, hour, 12, object)));
+        }
+    }
+
+    #[test]
+    fn a_path_in_another_form_is_no_object_of_ours() {
+        for path in [
+            "manifests/ad-clicks/1/7/5.json",
+            "manifests/ad-clicks/01/7/00000000000000000005.json",
+            "manifests/ad-clicks/1/7/+0000000000000000005.json",
+            "manifests/ad-clicks/1/7/00000000000000000005.json/more",
+            "manifests/other/1/7/00000000000000000005.json",
+        ] {
+            assert_eq!(parse_manifest_path(path), None, "{path}");
+        }
+        assert_eq!(parse_run_path("runs/lambda/2025-01-15T12/2.json"), None);
+        assert_eq!(parse_seal_path("seals/2025-01-15T12:00:00Z/1-7.json"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics_the_parsers(path in "(manifests|seals|runs)(/[a-z0-9T:.+-]{0,24}){0,5}") {
+            let _ = parse_manifest_path(&path);
+            let _ = parse_seal_path(&path);
+            let _ = parse_run_path(&path);
+        }
+    }
+}
