@@ -223,27 +223,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_bytes_of_a_record_do_not_drift() {
-        let mut bytes = Vec::new();
-        encode_click(&click(2), &mut bytes);
-        assert_eq!(crate::event::Sha256Hex::of(&bytes).prefix(), GOLDEN_CLICK_V2);
+    fn verdict(click_event_time: Option<UtcMillis>) -> Verdict {
+        Verdict {
+            campaign_id: CampaignId::new("c").expect("valid"),
+            click_id: ClickId::derived("one"),
+            verdict: VerdictClass::Sivt,
+            model_version: ModelVersion::new("m1").expect("valid"),
+            decided_at: UtcMillis::clamped(1),
+            click_event_time,
+            arrival_time: UtcMillis::clamped(2),
+            schema_version: 1,
+        }
     }
-    const GOLDEN_CLICK_V2: &str = "unset";
+
+    // Stored logs hold these bytes: a failure here means that old records would be read wrongly, not a test to update.
+    #[test]
+    fn the_bytes_of_each_record_do_not_drift() {
+        for (version, golden) in [(1, GOLDEN_CLICK_V1), (2, GOLDEN_CLICK_V2)] {
+            let mut bytes = Vec::new();
+            encode_click(&click(version), &mut bytes);
+            assert_eq!(hex(&bytes), golden, "click of version {version}");
+        }
+        let mut bytes = Vec::new();
+        encode_verdict(&verdict(Some(UtcMillis::clamped(5))), &mut bytes);
+        assert_eq!(hex(&bytes), GOLDEN_VERDICT_V1);
+    }
+    const GOLDEN_CLICK_V1: &str = "0101c8b3d569940100009bf7facae0fc5e9c98d78f3494c92e7e7bb2d569940100000863616d705f3132330461645f3903755f37";
+    const GOLDEN_CLICK_V2: &str = "0102c8b3d569940100009bf7facae0fc5e9c98d78f3494c92e7e7bb2d569940100000863616d705f3132330461645f3903755f37057075625f341007070707070707070707070707070707";
+    const GOLDEN_VERDICT_V1: &str =
+        "020102000000000000009bf7facae0fc5e9c98d78f3494c92e7e0100000000000000020163026d31080500000000000000";
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 
     #[test]
     fn a_verdict_reads_back_equal() {
         for click_event_time in [None, Some(UtcMillis::clamped(5))] {
-            let verdict = Verdict {
-                campaign_id: CampaignId::new("c").expect("valid"),
-                click_id: ClickId::derived("one"),
-                verdict: VerdictClass::Sivt,
-                model_version: ModelVersion::new("m1").expect("valid"),
-                decided_at: UtcMillis::clamped(1),
-                click_event_time,
-                arrival_time: UtcMillis::clamped(2),
-                schema_version: 1,
-            };
+            let verdict = verdict(click_event_time);
             let mut bytes = Vec::new();
             encode_verdict(&verdict, &mut bytes);
             assert_eq!(decode_verdict(&bytes), Ok(verdict));
@@ -259,6 +276,12 @@ mod tests {
         }
         bytes.push(0);
         assert_eq!(decode_click(&bytes), Err(RecordError::Trailing { bytes: 1 }));
+
+        let mut bytes = Vec::new();
+        encode_verdict(&verdict(None), &mut bytes);
+        for length in 0..bytes.len() {
+            assert!(decode_verdict(&bytes[..length]).is_err(), "verdict cut at {length}");
+        }
     }
 
     proptest! {
