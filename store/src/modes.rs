@@ -18,10 +18,10 @@ pub struct ModeSetting {
 /// The store of modes. An hour's first commit fixes its mode; a setting changes hours not yet billed only.
 #[async_trait]
 pub trait ModeStore: Send + Sync + 'static {
-    /// Sets the mode of hours from `from` on. Settings are append-only: of several for an hour, the latest `from`, then
-    /// the latest recorded, counts. Without any the mode is `lambda`.
+    /// Sets the mode of hours from `from` on. Settings are append-only: of those whose `from` is not after an hour, the
+    /// one set last counts. Without any the mode is `lambda`.
     async fn set_mode(&self, path: BillingPath, from: Hour, recorded_at: UtcMillis) -> Result<()>;
 
-    /// Returns every setting, in order of `from`, then of recording.
+    /// Returns every setting, oldest first.
     async fn mode_settings(&self) -> Result<Vec<ModeSetting>>;
 }

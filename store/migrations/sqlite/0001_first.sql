@@ -99,14 +99,13 @@ CREATE TABLE hour_modes (
     PRIMARY KEY (hour, committed_at_us)
 ) STRICT, WITHOUT ROWID;
 
--- Modes set for hours not yet billed; append-only.
+-- Modes set for hours not yet billed; append-only: of those not after an hour, the one set last counts.
 CREATE TABLE mode_settings (
     id               INTEGER PRIMARY KEY,
     from_hour        INTEGER NOT NULL,
     path             TEXT    NOT NULL CHECK (path IN ('lambda', 'kappa')),
     recorded_at_ms   INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX mode_settings_by_hour ON mode_settings (from_hour, id);
 
 CREATE TABLE campaigns (
     campaign_id      TEXT    NOT NULL PRIMARY KEY,

@@ -4,6 +4,7 @@
 //! Words: *run* = one computation of one hour by one path; *version* = one state of one row, counted from 1; *mode* =
 //! the path whose rows are the bill of an hour; *restatement* = a version of a row the hour's first run did not write.
 
+pub(crate) mod decide;
 mod digest;
 
 use std::fmt;
@@ -160,6 +161,20 @@ pub struct Divergence {
     pub unexplained: Option<i64>,
 }
 
+impl Divergence {
+    /// Returns whether the causes add up to the difference; true where the stream's number or a cause is unknown.
+    pub fn is_balanced(&self) -> bool {
+        let known = (self.preliminary, self.late, self.late_duplicate, self.fraud, self.unexplained);
+        let (Some(preliminary), Some(late), Some(late_duplicate), Some(fraud), Some(unexplained)) = known
+        else {
+            return true;
+        };
+        let difference = i128::from(preliminary) - i128::from(self.billed);
+        let causes = i128::from(late_duplicate) + i128::from(fraud) - i128::from(late);
+        difference == causes + i128::from(unexplained)
+    }
+}
+
 /// A divergence row as stored, of the hour's newest run or of the run asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DivergenceRow {
@@ -250,8 +265,8 @@ pub trait BillingStore: Send + Sync + 'static {
     /// Committing the same run id again changes nothing and returns what the first commit did.
     ///
     /// # Errors
-    /// `Invalid` if a row is not balanced (CR-5), has a wrong digest or comes twice, or the run id does not name path,
-    /// hour and sequence number; `Conflict` if the run id was committed with other inputs. Nothing is stored then.
+    /// `Invalid` if a row is not balanced (CR-5), has a wrong digest or comes twice, if a divergence does not add up or
+    /// names another billed number than the row (G-5), or if the run id does not name path, hour and sequence number; `Conflict` if the run id was committed with other inputs. Nothing is stored then.
     async fn commit_run(&self, commit: RunCommit) -> Result<CommittedRun>;
 
     /// Returns what the run committed, if it did.
