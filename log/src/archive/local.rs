@@ -76,6 +76,9 @@ impl DurableLocal {
             fs.remove_file(&left).map_err(failed("remove", &left))?;
         }
         fs.sync_dir(&unfinished).map_err(failed("sync", &unfinished))?;
+        // An earlier process may have created the root itself and died before syncing its name.
+        let above = root.parent().unwrap_or(&root);
+        fs.sync_dir(above).map_err(failed("sync", above))?;
         fs.sync_dir(&root).map_err(failed("sync", &root))?;
         let local = LocalFileSystem::new_with_prefix(&root).map_err(|source| Error::ObjectStore {
             action: "open",

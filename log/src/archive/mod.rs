@@ -33,3 +33,6 @@ pub use run::{
 pub use seal::{Seal, StoredSeal};
 pub use store::{Archive, LOCAL_BUCKET, PutOutcome};
 pub use writer::{ArchiverSettings, PartitionArchiver, ROWS_PER_FILE_MAX};
+
+#[cfg(test)]
+mod tests;
