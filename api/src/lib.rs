@@ -1,1 +1,23 @@
-//! twice-api
+//! The HTTP face of Count Twice: the ingest gateway, the merged query view, billing, operations and the dashboard.
+//!
+//! Guarantee: a 202 leaves only after every click it counts as accepted is durable in the hot log (G-1); `rejected`
+//! means certainly not stored. Words: *door* = the checks a click passes before it is stored; *port* = a trait by
+//! which this crate asks something of another part, implemented in the node.
+
+mod caller;
+mod config;
+mod dashboard;
+mod error;
+mod ingest;
+pub mod metrics;
+mod operations;
+pub mod ports;
+mod problem;
+mod query;
+mod routes;
+mod server;
+
+pub use config::ApiConfig;
+pub use error::{Error, Result};
+pub use ingest::PseudonymKeys;
+pub use server::{ApiDeps, serve};

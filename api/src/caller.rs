@@ -1,0 +1,71 @@
+//! Who sends a request: its API key and its network address.
+
+use std::future::{Ready, ready};
+use std::net::IpAddr;
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
+
+use crate::server::ApiState;
+
+/// The sender of a request. Every handler that reads or changes data takes one: this is where keys are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Id of the API key; empty on a node that runs without keys, which listens on loopback only.
+    pub key_id: String,
+    /// Address of the sender; `None` where the connection has none.
+    pub address: Option<IpAddr>,
+}
+
+impl FromRequest for Caller {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        let trusted_proxies =
+            request.app_data::<web::Data<ApiState>>().map_or(0, |state| state.config.trusted_proxies);
+        ready(Ok(Caller { key_id: String::new(), address: address_of(request, trusted_proxies) }))
+    }
+}
+
+/// Returns the address of the sender: the peer's, or what the outermost of our proxies saw as its peer.
+///
+/// Each proxy appends its peer to `X-Forwarded-For`, so what stands left of ours is the sender's own claim.
+fn address_of(request: &HttpRequest, trusted_proxies: u8) -> Option<IpAddr> {
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let Some(place) = usize::from(trusted_proxies).checked_sub(1) else { return peer };
+    let forwarded: Vec<&str> = request
+        .headers()
+        .get_all("x-forwarded-for")
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    // A shorter list than there are proxies means a sender that went round some of them: believe the peer alone.
+    forwarded.iter().rev().nth(place).and_then(|address| address.parse().ok()).or(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn address(trusted_proxies: u8, forwarded: &str) -> Option<String> {
+        let request = TestRequest::default()
+            .peer_addr("192.0.2.1:4000".parse().expect("address"))
+            .insert_header(("X-Forwarded-For", forwarded))
+            .to_http_request();
+        address_of(&request, trusted_proxies).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn forwarded_addresses_are_believed_only_as_far_as_our_proxies_go() {
+        let spoofed = "203.0.113.9, 198.51.100.2, 198.51.100.1";
+        assert_eq!(address(0, spoofed).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address(1, spoofed).as_deref(), Some("198.51.100.1"));
+        assert_eq!(address(2, spoofed).as_deref(), Some("198.51.100.2"));
+        assert_eq!(address(9, spoofed).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address(1, "not an address").as_deref(), Some("192.0.2.1"));
+    }
+}

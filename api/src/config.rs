@@ -1,0 +1,110 @@
+//! Settings of the HTTP face.
+
+use serde::Deserialize;
+use twice_log::event::json::AgeLimits;
+
+use crate::error::{Error, Result};
+
+/// Settings of the HTTP face; every one has a default that suits one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Threads that serve requests, 1 to 256; 0 = one a core. More than the cores only adds switching. Default 0.
+    pub workers: u16,
+    /// Largest request body, counted after decompression, at most 1 GiB; more is answered 413. A bigger body means
+    /// fewer requests and more memory a request. Default 16 MiB.
+    pub body_bytes_max: u32,
+    /// Most clicks or verdicts of one request, 1 to 1 000 000; more is answered 413. Default 50 000.
+    pub batch_records_max: u32,
+    /// Time a client has to send its body, at least 100; slower is answered 408. Default 30 000.
+    pub body_timeout_ms: u32,
+    /// Clicks older than this are refused (CR-7), at most 400 days; imports lift it for their hours. Default 7 days.
+    pub click_age_ms_max: i64,
+    /// Clicks further than this in the future are refused (CR-7), at most one day. Default 5 minutes.
+    pub click_future_ms_max: i64,
+    /// Proxies of ours in front of the gateway: the address of a click is then taken that many places from the right
+    /// of `X-Forwarded-For`. 0 = the peer's own address, the header is not believed. Default 0.
+    pub trusted_proxies: u8,
+    /// Most hours one import may announce, 1 to 100 000. Default 10 000.
+    pub import_hours_max: u32,
+    /// Most rows one answer about clicks holds, 1 to 100 000; a wider range is answered 422. Default 1 500.
+    pub query_rows_max: u32,
+    /// Questions about clicks answered at once, 1 to 10 000; more are answered 503. Default 64.
+    pub queries_in_flight_max: u32,
+    /// Seconds named in `Retry-After` of a 503. Default 1.
+    pub retry_after_s: u32,
+    /// Time requests in flight get to finish at a graceful stop. Default 30.
+    pub shutdown_timeout_s: u32,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        let limits = AgeLimits::default();
+        Self {
+            workers: 0,
+            body_bytes_max: 16 << 20,
+            batch_records_max: 50_000,
+            body_timeout_ms: 30_000,
+            click_age_ms_max: limits.past_ms_max.unwrap_or(7 * DAY_MS),
+            click_future_ms_max: limits.future_ms_max,
+            trusted_proxies: 0,
+            import_hours_max: 10_000,
+            query_rows_max: 1_500,
+            queries_in_flight_max: 64,
+            retry_after_s: 1,
+            shutdown_timeout_s: 30,
+        }
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+impl ApiConfig {
+    /// Checks every bound; called once at start-up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting and its bound.
+    pub fn validate(&self) -> Result<()> {
+        within("workers", self.workers.into(), 0, 256)?;
+        within("body_bytes_max", self.body_bytes_max.into(), 1_024, 1 << 30)?;
+        within("batch_records_max", self.batch_records_max.into(), 1, 1_000_000)?;
+        within("body_timeout_ms", self.body_timeout_ms.into(), 100, DAY_MS)?;
+        within("click_age_ms_max", self.click_age_ms_max, 0, 400 * DAY_MS)?;
+        within("click_future_ms_max", self.click_future_ms_max, 0, DAY_MS)?;
+        within("import_hours_max", self.import_hours_max.into(), 1, 100_000)?;
+        within("query_rows_max", self.query_rows_max.into(), 1, 100_000)?;
+        within("queries_in_flight_max", self.queries_in_flight_max.into(), 1, 10_000)?;
+        within("retry_after_s", self.retry_after_s.into(), 0, 3_600)?;
+        within("shutdown_timeout_s", self.shutdown_timeout_s.into(), 0, 3_600)
+    }
+
+    /// Returns the age limits of the door.
+    pub(crate) fn age_limits(&self) -> AgeLimits {
+        AgeLimits { past_ms_max: Some(self.click_age_ms_max), future_ms_max: self.click_future_ms_max }
+    }
+}
+
+fn within(setting: &'static str, value: i64, lowest: i64, highest: i64) -> Result<()> {
+    if (lowest..=highest).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::Config { setting, value, lowest, highest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_lie_within_their_bounds() {
+        ApiConfig::default().validate().expect("valid");
+    }
+
+    #[test]
+    fn a_setting_out_of_bounds_is_named() {
+        let config = ApiConfig { batch_records_max: 0, ..ApiConfig::default() };
+        let error = config.validate().expect_err("out of bounds").to_string();
+        assert!(error.contains("batch_records_max"), "{error}");
+    }
+}

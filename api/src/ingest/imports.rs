@@ -1,0 +1,63 @@
+//! `POST /v1/imports`: announces a file, so that the door lifts its age limit for the file's hours (CR-7).
+
+use actix_web::{HttpResponse, post, web};
+use serde::{Deserialize, Serialize};
+use twice_log::Hour;
+use twice_log::event::Sha256Hex;
+use utoipa::ToSchema;
+
+use crate::caller::Caller;
+use crate::error::{Error, Result};
+use crate::problem::Problem;
+use crate::server::ApiState;
+
+/// A file about to be imported.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnnounceImport {
+    /// UTC hours of the event times in the file.
+    #[schema(value_type = Vec<String>, example = json!(["2025-01-15T12"]))]
+    hours: Vec<Hour>,
+    /// SHA-256 of the file's bytes, in hexadecimal; with the row it derives the ids of clicks that have none.
+    sha256: String,
+}
+
+/// The announced import.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AnnouncedImport {
+    /// To be given as `import` with each batch of clicks of the file.
+    import_id: String,
+}
+
+/// Announces the import of a file. The same file and hours again return the same import.
+#[utoipa::path(
+    request_body = AnnounceImport,
+    responses(
+        (status = 200, description = "announced", body = AnnouncedImport),
+        (status = 422, description = "not a hash, or no hours or too many", body = Problem),
+    ),
+    tag = "ingest",
+)]
+#[post("/v1/imports")]
+pub(crate) async fn post_imports(
+    state: web::Data<ApiState>,
+    _caller: Caller,
+    announce: web::Json<AnnounceImport>,
+) -> Result<HttpResponse> {
+    let AnnounceImport { mut hours, sha256 } = announce.into_inner();
+    let sha256 = sha256.to_ascii_lowercase();
+    if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Error::unprocessable("sha256 must be 64 hexadecimal digits"));
+    }
+    hours.sort();
+    hours.dedup();
+    let hours_max = state.config.import_hours_max as usize;
+    if hours.is_empty() || hours.len() > hours_max {
+        return Err(Error::unprocessable(format!("hours must name 1 to {hours_max} hours")));
+    }
+    let announced =
+        state.deps.imports.announce_import(hours, Sha256Hex(sha256), state.deps.clock.now()).await;
+    let import =
+        announced.map_err(|error| Error::of_store("import store", state.config.retry_after_s, error))?;
+    Ok(HttpResponse::Ok().json(AnnouncedImport { import_id: import.import_id }))
+}

@@ -1,0 +1,20 @@
+//! The ingest gateway: clicks, verdicts and announced imports.
+//!
+//! Flow of a request: `body` reads and unpacks it under the size limit, `batch` takes it apart record by record,
+//! `clicks` or `verdicts` checks each at the door and writes the records into one buffer, `answer` appends them to the
+//! log in one call and says what became of each.
+
+mod answer;
+mod batch;
+mod body;
+mod clicks;
+mod imports;
+mod pseudonym;
+mod verdicts;
+
+pub(crate) use batch::read_batch;
+pub(crate) use body::read_body;
+pub(crate) use clicks::post_clicks;
+pub(crate) use imports::post_imports;
+pub use pseudonym::PseudonymKeys;
+pub(crate) use verdicts::post_verdicts;

@@ -1,0 +1,245 @@
+//! What the HTTP face needs of the other parts, as traits that the node implements with the actors (DESIGN 4).
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use twice_log::archive::RunOutcome;
+use twice_log::{CampaignId, ClickId, Generation, Hour, LogOffset, PartitionId, UtcMillis};
+use twice_store::billing::StreamState;
+use utoipa::ToSchema;
+
+/// Why a port cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The thing asked about does not exist (404).
+    #[error("{what} does not exist")]
+    NotFound { what: String },
+    /// Something under way forbids it (409).
+    #[error("{reason}")]
+    Conflict { reason: String },
+    /// The request cannot be fulfilled as it stands (422).
+    #[error("{reason}")]
+    Refused { reason: String },
+    /// The part behind the port does not answer (503). The client asks again later.
+    #[error("{reason}")]
+    Unavailable { reason: String },
+}
+
+/// Which hours to reconcile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReconcileTarget {
+    /// One hour, now, at the offsets present.
+    Hour(Hour),
+    /// Every hour that is due by G-3.
+    Due,
+}
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReconcileStep {
+    Sealing,
+    Cutoff,
+    Archiving,
+    Recomputing,
+    Committing,
+}
+
+/// One line of a reconciliation's progress. Each hour ends with `done` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum ReconcileEvent {
+    /// A step of the hour began.
+    Step {
+        #[schema(value_type = String, example = "2025-01-15T12")]
+        hour: Hour,
+        step: ReconcileStep,
+    },
+    /// The hour's run ended.
+    Done {
+        #[schema(value_type = String, example = "2025-01-15T12")]
+        hour: Hour,
+        #[schema(value_type = String, example = "committed")]
+        outcome: RunOutcome,
+        run_id: String,
+        /// Row versions the run wrote.
+        rows: u64,
+        /// Unexplained clicks of all campaigns; null where the stream was not complete.
+        unexplained: Option<i64>,
+    },
+    /// The hour could not be reconciled; it stays due.
+    Failed {
+        /// Null where the failure came before any hour was taken up.
+        #[schema(value_type = Option<String>)]
+        hour: Option<Hour>,
+        detail: String,
+    },
+}
+
+/// Starts reconciliations.
+#[async_trait]
+pub trait ReconcileControl: Send + Sync + 'static {
+    /// Starts a reconciliation and returns its progress; the stream ends when everything started has ended.
+    ///
+    /// Dropping the stream MUST NOT stop what was started: `?wait=false` and a client that goes away do just that.
+    async fn start(&self, target: ReconcileTarget) -> Result<BoxStream<'static, ReconcileEvent>, PortError>;
+}
+
+/// Which copies to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainQuery {
+    pub hour: Hour,
+    pub campaign: CampaignId,
+    /// Most copies listed a cause; counts are of all.
+    pub limit: u32,
+}
+
+/// Why the stream's number and the bill of one campaign and hour differ (G-5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    #[schema(value_type = String, example = "2025-01-15T12")]
+    pub hour: Hour,
+    #[schema(value_type = String)]
+    pub campaign_id: CampaignId,
+    /// Run whose inputs were read.
+    pub run_id: String,
+    #[schema(value_type = String, example = "complete")]
+    pub stream: StreamState,
+    pub preliminary: Option<u64>,
+    pub billed: u64,
+    /// preliminary - |S|; null where the stream is not complete.
+    pub unexplained: Option<i64>,
+    pub causes: Vec<CauseList>,
+}
+
+/// A cause of difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Billed, not counted by the stream: it came too late for it.
+    Late,
+    /// Counted by the stream, a duplicate by the batch path's wider horizon.
+    LateDuplicate,
+    /// Counted by the stream, ruled invalid traffic.
+    Fraud,
+}
+
+/// The copies that differ by one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CauseList {
+    pub cause: Cause,
+    /// Number of copies, listed or not.
+    pub count: u64,
+    pub copies: Vec<ExplainedCopy>,
+}
+
+/// One copy on which the paths differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedCopy {
+    #[schema(value_type = String, format = "uuid")]
+    pub click_id: ClickId,
+    #[schema(value_type = u32)]
+    pub generation: Generation,
+    #[schema(value_type = u32)]
+    pub partition: PartitionId,
+    #[schema(value_type = i64)]
+    pub log_offset: LogOffset,
+    #[schema(value_type = String, format = "date-time")]
+    pub event_time: UtcMillis,
+    #[schema(value_type = String, format = "date-time")]
+    pub arrival_time: UtcMillis,
+    /// Watermark of its partition at the copy.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub watermark: Option<UtcMillis>,
+}
+
+/// Lists copies by cause.
+#[async_trait]
+pub trait ExplainControl: Send + Sync + 'static {
+    /// Derives the causes of one campaign and hour from the archive, at the inputs of the hour's newest run.
+    ///
+    /// # Errors
+    /// `NotFound` where the hour has no committed run.
+    async fn explain(&self, query: ExplainQuery) -> Result<Explanation, PortError>;
+}
+
+/// Whether a partition's stream path runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionState {
+    /// Reading and applying.
+    Running,
+    /// Coming back from its checkpoint.
+    Restarting,
+    /// Stopped by an error an operator must see.
+    Stopped,
+}
+
+/// How far the stream path of one partition is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartitionStatus {
+    #[schema(value_type = u32)]
+    pub generation: Generation,
+    #[schema(value_type = u32)]
+    pub partition: PartitionId,
+    pub state: PartitionState,
+    /// First offset not yet applied.
+    #[schema(value_type = i64)]
+    pub applied_end: LogOffset,
+    /// First offset the log does not hold yet.
+    #[schema(value_type = i64)]
+    pub log_end: LogOffset,
+    /// First offset not yet archived.
+    #[schema(value_type = i64)]
+    pub archived_end: LogOffset,
+    /// Records in the log that are not yet applied.
+    pub lag: u64,
+    /// Clicks that arrived before this moment are in the numbers.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub fresh_to: Option<UtcMillis>,
+    /// What stopped it, or what it waits for.
+    pub detail: Option<String>,
+}
+
+/// One part of one node, with its health in a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartHealth {
+    pub node: String,
+    #[schema(example = "archiver")]
+    pub part: String,
+    pub healthy: bool,
+    /// What is wrong, where something is.
+    pub detail: Option<String>,
+}
+
+/// The stream path as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamReport {
+    pub parts: Vec<PartHealth>,
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// Tells how far the stream path is. MUST answer from memory: it is asked with every question about clicks.
+#[async_trait]
+pub trait StreamStatus: Send + Sync + 'static {
+    /// Returns every partition and part.
+    async fn report(&self) -> Result<StreamReport, PortError>;
+
+    /// Returns the partition of one campaign.
+    async fn campaign(&self, campaign: &CampaignId) -> Result<PartitionStatus, PortError>;
+}
+
+/// Whether the node takes work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why not; also what is degraded while still ready.
+    pub reasons: Vec<String>,
+}
+
+/// Tells whether the node takes work.
+#[async_trait]
+pub trait HealthStatus: Send + Sync + 'static {
+    /// Returns the readiness of the node now. MUST answer within a second whatever is down.
+    async fn readiness(&self) -> Readiness;
+}

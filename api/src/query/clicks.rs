@@ -1,0 +1,130 @@
+//! `GET /v1/campaigns/{campaign_id}/clicks` and the same per ad.
+
+use actix_web::{HttpResponse, get, web};
+use serde::Deserialize;
+use twice_log::{AdId, CampaignId};
+use twice_store::UtcMicros;
+use utoipa::IntoParams;
+
+use super::actor::ReadClicks;
+use super::answer::ClicksAnswer;
+use super::range::{Granularity, QueryPath, Range};
+use crate::caller::Caller;
+use crate::error::{Error, Result};
+use crate::problem::Problem;
+use crate::server::ApiState;
+
+/// What is asked of a campaign's clicks.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CampaignClicksParams {
+    /// First moment: RFC 3339, epoch milliseconds, or an hour such as `2025-01-15T12`; floored to a whole row.
+    from: Option<String>,
+    /// First moment after; default now.
+    to: Option<String>,
+    /// Default `hour`.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    granularity: Granularity,
+    /// Default `merged`.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    path: QueryPath,
+    /// A past moment, RFC 3339, to the microsecond: the bill as it stood then. Hours and days only, not for `stream`.
+    as_of: Option<String>,
+}
+
+/// What is asked of an ad's clicks.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AdClicksParams {
+    /// First moment: RFC 3339, epoch milliseconds, or an hour such as `2025-01-15T12`; floored to a whole row.
+    from: Option<String>,
+    /// First moment after; default now.
+    to: Option<String>,
+    /// Default `hour`.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    granularity: Granularity,
+}
+
+/// Counts the clicks of a campaign, each row labelled with how settled it is.
+#[utoipa::path(
+    params(("campaign_id" = String, Path, description = "id of the campaign"), CampaignClicksParams),
+    responses(
+        (status = 200, description = "one row each minute, hour or day", body = ClicksAnswer),
+        (status = 422, description = "the range is too wide or does not read", body = Problem),
+        (status = 503, description = "the stores do not answer", body = Problem),
+    ),
+    tag = "query",
+)]
+#[get("/v1/campaigns/{campaign_id}/clicks")]
+pub(crate) async fn get_campaign_clicks(
+    state: web::Data<ApiState>,
+    _caller: Caller,
+    campaign: web::Path<CampaignId>,
+    params: web::Query<CampaignClicksParams>,
+) -> Result<HttpResponse> {
+    let CampaignClicksParams { from, to, granularity, path, as_of } = params.into_inner();
+    let range = read_range(&state, from.as_deref(), to.as_deref(), granularity)?;
+    let as_of = as_of.as_deref().map(read_as_of).transpose()?;
+    if as_of.is_some() && path == QueryPath::Stream {
+        return Err(Error::unprocessable("as_of goes with billed rows; the stream keeps no versions"));
+    }
+    let billed_only = as_of.is_some() || matches!(path, QueryPath::Lambda | QueryPath::Kappa);
+    if billed_only && granularity == Granularity::Minute {
+        return Err(Error::unprocessable("billed rows are by hour; ask with granularity hour or day"));
+    }
+    ask(&state, ReadClicks { campaign: campaign.into_inner(), ad: None, range, path, as_of }).await
+}
+
+/// Counts the clicks of one ad. Billed rows are by campaign, so every number is the stream's and preliminary.
+#[utoipa::path(
+    params(
+        ("campaign_id" = String, Path, description = "id of the campaign"),
+        ("ad_id" = String, Path, description = "id of the ad"),
+        AdClicksParams,
+    ),
+    responses(
+        (status = 200, description = "one row each minute, hour or day", body = ClicksAnswer),
+        (status = 422, description = "the range is too wide or does not read", body = Problem),
+        (status = 503, description = "the real-time store does not answer", body = Problem),
+    ),
+    tag = "query",
+)]
+#[get("/v1/campaigns/{campaign_id}/ads/{ad_id}/clicks")]
+pub(crate) async fn get_ad_clicks(
+    state: web::Data<ApiState>,
+    _caller: Caller,
+    ids: web::Path<(CampaignId, AdId)>,
+    params: web::Query<AdClicksParams>,
+) -> Result<HttpResponse> {
+    let (campaign, ad) = ids.into_inner();
+    let AdClicksParams { from, to, granularity } = params.into_inner();
+    let range = read_range(&state, from.as_deref(), to.as_deref(), granularity)?;
+    let path = QueryPath::Merged;
+    ask(&state, ReadClicks { campaign, ad: Some(ad), range, path, as_of: None }).await
+}
+
+fn read_range(
+    state: &ApiState,
+    from: Option<&str>,
+    to: Option<&str>,
+    granularity: Granularity,
+) -> Result<Range> {
+    Range::read(from, to, granularity, state.deps.clock.now(), state.config.query_rows_max)
+}
+
+/// Reads an `as_of` moment.
+pub(super) fn read_as_of(text: &str) -> Result<UtcMicros> {
+    text.parse().map_err(|error| Error::unprocessable(format!("as_of {error}")))
+}
+
+async fn ask(state: &ApiState, question: ReadClicks) -> Result<HttpResponse> {
+    let asked = state.query.send(question).await;
+    let answer: ClicksAnswer =
+        asked.map_err(|error| Error::unavailable("query actor", state.config.retry_after_s, error))??;
+    Ok(HttpResponse::Ok().json(answer))
+}

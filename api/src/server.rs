@@ -1,0 +1,91 @@
+//! The server: what it is given, the state its workers share, and its start.
+//!
+//! Flow: [`serve`] starts the query actor on the calling system's arbiter and returns a server future, to be awaited
+//! or spawned there, and its handle. `handle.stop(true)` stops taking connections, lets requests in flight finish
+//! within `shutdown_timeout_s`, and resolves the server future.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{HttpServer, web};
+use twice_log::Clock;
+use twice_log::hot::ClickLog;
+use twice_store::billing::BillingStore;
+use twice_store::campaigns::CampaignStore;
+use twice_store::imports::ImportStore;
+use twice_store::windows::WindowStore;
+
+use crate::config::ApiConfig;
+use crate::error::{Error, Result};
+use crate::ingest::PseudonymKeys;
+use crate::ports::{ExplainControl, HealthStatus, ReconcileControl, StreamStatus};
+use crate::query::QueryActor;
+use crate::routes;
+
+/// Renders the metrics page in Prometheus text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Everything the HTTP face works with.
+#[derive(Clone)]
+pub struct ApiDeps {
+    pub log: Arc<dyn ClickLog>,
+    pub windows: Arc<dyn WindowStore>,
+    pub billing: Arc<dyn BillingStore>,
+    pub campaigns: Arc<dyn CampaignStore>,
+    pub imports: Arc<dyn ImportStore>,
+    pub clock: Arc<dyn Clock>,
+    pub pseudonyms: Arc<PseudonymKeys>,
+    pub reconcile: Arc<dyn ReconcileControl>,
+    pub explain: Arc<dyn ExplainControl>,
+    pub stream: Arc<dyn StreamStatus>,
+    pub health: Arc<dyn HealthStatus>,
+    pub render_metrics: RenderMetrics,
+}
+
+/// What the workers share.
+pub(crate) struct ApiState {
+    pub deps: ApiDeps,
+    pub config: ApiConfig,
+    pub query: Addr<QueryActor>,
+    /// The OpenAPI document and what it says of paths and methods.
+    pub document: routes::Document,
+}
+
+impl ApiState {
+    /// Checks the settings and starts the query actor on the current arbiter.
+    pub fn start(deps: ApiDeps, config: ApiConfig) -> Result<web::Data<Self>> {
+        config.validate()?;
+        let query = QueryActor::new(deps.clone(), &config).start();
+        let document = routes::Document::build()?;
+        Ok(web::Data::new(Self { deps, config, query, document }))
+    }
+}
+
+/// Starts the server on `listener`, which may be bound to port 0. Signals are the caller's to handle.
+///
+/// MUST be called within an actix system; the query actor lives on the arbiter that calls.
+///
+/// # Errors
+/// [`Error::Config`] for a setting out of bounds, [`Error::Internal`] if the listener cannot be used.
+pub fn serve(deps: ApiDeps, listener: TcpListener, config: ApiConfig) -> Result<(Server, ServerHandle)> {
+    let state = ApiState::start(deps, config)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = match state.config.workers {
+        0 => cores,
+        workers => usize::from(workers),
+    };
+    let shutdown_timeout_s = state.config.shutdown_timeout_s;
+    let server = HttpServer::new(move || routes::app(state.clone()))
+        .workers(workers)
+        .keep_alive(Duration::from_secs(75))
+        .shutdown_timeout(shutdown_timeout_s.into())
+        .disable_signals()
+        .listen(listener)
+        .map_err(|source| Error::Internal { what: "listening", source: Some(Box::new(source)) })?
+        .run();
+    let handle = server.handle();
+    Ok((server, handle))
+}
