@@ -134,15 +134,20 @@ impl Node {
         }
     }
 
-    /// Waits up to `limit` and returns whether the process ended by itself.
+    /// Waits up to `limit` and returns the exit status if the process ended by then, by itself.
     ///
     /// # Errors
-    /// If it cannot be asked.
-    pub fn dies_within(&mut self, limit: Duration) -> Result<bool> {
-        match &mut self.process {
-            Some(process) => Ok(process.wait_until_ended(limit)?.is_some()),
-            None => Ok(true),
-        }
+    /// If it cannot be asked, or was not running.
+    pub fn death_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        self.process.as_mut().context("the node was not running")?.wait_until_ended(limit)
+    }
+
+    /// Starts the process and returns at once, while it is still starting.
+    ///
+    /// # Errors
+    /// If the process cannot be started.
+    pub fn restart_unready(&mut self) -> Result<()> {
+        self.start_process(None)
     }
 
     /// Kills the process with SIGKILL, as a crash would.

@@ -1,1 +1,12 @@
 //! End-to-end tests over the real binaries: clicks in, preliminary out, reconciled out, and no kill loses or doubles one.
+
+#![allow(clippy::print_stderr)] // a long test says where it is; seen when it fails, or with --nocapture
+
+mod bad_input;
+mod checkpoints;
+mod crash;
+mod dashboard;
+mod fail_points;
+mod import;
+mod support;
+mod thin_line;
