@@ -1,0 +1,17 @@
+//! The stream of clicks: which copy is number n, from the settings alone.
+//!
+//! Guarantee: copy n depends on settings and n only, never on what was drawn before, on time or on threads. So a
+//! retry, the ledger and a file all say the same about it, and nothing but its number need be remembered.
+//! Words: *base* = the first copy of a click (`original` or `late`); a *duplicate* repeats a base byte for byte; a
+//! *differing* copy (`conflict`, `moved`) repeats its identity with another payload.
+
+mod copies;
+mod json;
+mod random;
+mod rates;
+mod settings;
+
+pub use copies::{ClickStream, Content, Copy, Kind};
+pub use json::{Texts, write_line};
+pub use rates::{CampaignRate, campaign_rates};
+pub use settings::{StreamSettings, Timing};
