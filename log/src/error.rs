@@ -103,6 +103,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns what turns an I/O error of `action` on `path` into this crate's error.
+    pub(crate) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Error::Io { action, path: path.to_path_buf(), source }
+    }
+
+    /// Returns the error for wrong bytes at `at` of `path`.
+    pub(crate) fn damage(path: &std::path::Path, at: u64, reason: impl Into<String>) -> Self {
+        Error::Damage { path: path.to_path_buf(), at, reason: reason.into() }
+    }
+
     /// Returns what the caller does about it.
     pub fn kind(&self) -> ErrorKind {
         match self {

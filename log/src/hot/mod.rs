@@ -2,6 +2,9 @@
 //!
 //! [`ClickLog`] is the contract; `embedded` keeps it with segmented files, `conformance` is the suite each backend passes.
 
+pub mod conformance;
+pub mod embedded;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
