@@ -27,6 +27,16 @@ pub struct NodeOptions {
     pub settings: Option<String>,
 }
 
+impl NodeOptions {
+    /// Returns options with small segments and frequent checkpoints, so that a short test meets many of each.
+    ///
+    /// The default options are the product's own.
+    pub fn brisk() -> Self {
+        let settings = "segment_bytes = 1048576\ncheckpoint_interval_ms = 700\n".to_owned();
+        Self { settings: Some(settings), ..Self::default() }
+    }
+}
+
 /// A node under test. Dropping it kills the process and removes the folder, unless `TWICE_TEST_KEEP` is set.
 #[derive(Debug)]
 pub struct Node {

@@ -18,7 +18,7 @@ struct Scene {
 /// Loads twice, closes the first hour in between, and dies: sealed state, open state, and a log beyond the checkpoint.
 fn scene() -> Result<Scene> {
     let from = hours_ago(3);
-    let mut node = Node::start(NodeOptions::default())?;
+    let mut node = Node::start(NodeOptions::brisk())?;
     let first = LoadShape::small("first", 31, &from.to_string()).run(&node)?;
     node.reconcile(&from.to_string())?;
     ensure!(node.stop()?.success(), "graceful stop\n{}", node.log_tail());
@@ -32,7 +32,7 @@ fn scene() -> Result<Scene> {
 /// Starts a new node over a copy of the scene's data after `change`, and proves every number.
 fn counts_are_the_same_after(scene: &Scene, name: &str, change: impl Fn(&Path) -> Result<()>) -> Result<()> {
     eprintln!("checkpoints: {name}");
-    let mut node = Node::prepare(NodeOptions::default())?;
+    let mut node = Node::prepare(NodeOptions::brisk())?;
     copy_folder(&scene.node.data_dir(), &node.data_dir())?;
     change(&node.data_dir())?;
     node.restart()?;

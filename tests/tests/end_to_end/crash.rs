@@ -54,7 +54,7 @@ fn kills_at_random_moments_lose_nothing_and_bill_nothing_twice() -> Result<()> {
 }
 
 fn crash(random: &mut Random) -> Result<()> {
-    let mut node = Node::start(NodeOptions::default())?;
+    let mut node = Node::start(NodeOptions::brisk())?;
     let from = hours_ago(3);
     let mut loads = Loads { from: from.to_string(), next_seed: 100, running: None, ledgers: Vec::new() };
     for kill in 1..=kills_wanted() {

@@ -39,7 +39,7 @@ fn a_death_at_any_durable_step_changes_no_number() -> Result<()> {
 }
 
 fn die_and_recover(armed: &str, seed: u64) -> Result<()> {
-    let mut node = Node::prepare(NodeOptions::default())?;
+    let mut node = Node::prepare(NodeOptions::brisk())?;
     let from = hours_ago(3);
     node.restart_armed(armed)?;
     let mut shape = LoadShape::small("load", seed, &from.to_string());

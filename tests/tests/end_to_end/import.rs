@@ -35,7 +35,7 @@ fn import(node: &Node, file: &Path) -> Command {
 #[test]
 fn old_clicks_from_files_interrupted_and_resumed_are_billed_once() -> Result<()> {
     let _turn = one_at_a_time();
-    let mut node = Node::start(NodeOptions::default())?;
+    let mut node = Node::start(NodeOptions::brisk())?;
     let from = hours_ago(30 * 24);
     let lines = LoadShape::small("lines", 51, &from.to_string());
     let columns = LoadShape::small("columns", 52, &from.to_string());
@@ -67,7 +67,7 @@ fn old_clicks_from_files_interrupted_and_resumed_are_billed_once() -> Result<()>
 }
 
 fn oracle_agrees_on_an_import_without_interruption(node: &mut Node, from: twice_log::Hour) -> Result<()> {
-    let fresh = Node::start(NodeOptions::default())?;
+    let fresh = Node::start(NodeOptions::brisk())?;
     let shape = LoadShape::small("whole", 53, &from.to_string());
     let (file, ledger) = generate(&fresh, &shape, "ndjson")?;
     node.kill()?;

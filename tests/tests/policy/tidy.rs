@@ -1,6 +1,6 @@
 //! Source files: short enough to read, and nothing left for later.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use twice_tests::workspace_root;
@@ -96,10 +96,17 @@ fn nothing_is_left_open_in_the_code() {
     assert!(open.is_empty(), "left open: {open:#?}");
 }
 
+/// Unit tests stand beside the module they test, whose header speaks for them.
+fn is_unit_test(path: &Path) -> bool {
+    let mut below_src = path.iter().skip_while(|part| *part != "src");
+    path.ends_with("tests.rs") || below_src.any(|part| part == "tests")
+}
+
 #[test]
 fn every_file_says_what_it_is_for() {
     let silent: Vec<String> = rust_files()
         .iter()
+        .filter(|path| !is_unit_test(path))
         .filter(|path| !lines_of(path).first().is_some_and(|line| line.starts_with("//!")))
         .map(|path| path.display().to_string())
         .collect();
