@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use twice_log::{CampaignId, LogOffset, PartitionId};
+use twice_log::{CampaignId, Hour, LogOffset, PartitionId};
 
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,6 +63,12 @@ pub enum Error {
     /// The partition does not exist in this log, or this process does not own it.
     #[error("partition {partition} is not run here")]
     UnknownPartition { partition: PartitionId },
+    /// A seal that was put is no longer in the archive. The operator restores the archive; the hour is not sealed again.
+    #[error("the seal of hour {hour} of partition {partition} is no longer in the archive; restore it")]
+    SealVanished { partition: PartitionId, hour: Hour },
+    /// The last windows could not be published before the stop; the next start publishes them.
+    #[error("partition {partition} stopped before its last windows were published")]
+    NotPublished { partition: PartitionId },
     /// The actor was stopped; the caller asks after the restart.
     #[error("the stream path is stopped")]
     Stopped,
@@ -89,7 +95,7 @@ impl Error {
                 twice_log::ErrorKind::Retry | twice_log::ErrorKind::Conflict => ErrorKind::Retry,
                 twice_log::ErrorKind::Damage | twice_log::ErrorKind::Fatal => ErrorKind::Fatal,
             },
-            Error::Store(_) => ErrorKind::Retry,
+            Error::Store(_) | Error::NotPublished { .. } => ErrorKind::Retry,
             Error::CampaignDied { .. } | Error::Checkpoint { .. } | Error::TaskDied { .. } => {
                 ErrorKind::Restart
             }
@@ -98,6 +104,7 @@ impl Error {
             | Error::Layout { .. }
             | Error::LogWentBackwards { .. }
             | Error::UnknownPartition { .. }
+            | Error::SealVanished { .. }
             | Error::Stopped
             | Error::Thread { .. }
             | Error::Config { .. } => ErrorKind::Fatal,

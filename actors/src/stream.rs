@@ -1,17 +1,24 @@
-//! The stream path as one handle: starts a partition's actors on their arbiter, seals hours, tells how far it is.
+//! The stream path as one handle: starts each partition on its arbiter, seals hours, tells how far it is.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use actix::{Actor, Addr, Arbiter};
+use futures::future::join_all;
 use twice_log::archive::{CountingSettings, StoredSeal};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
-use twice_log::{Clock, Hour, LogOffset, PartitionId};
+use twice_log::{Clock, Hour, LogOffset, PartitionId, Topic};
 use twice_store::windows::WindowStore;
 
+use crate::campaign::StreamRules;
+use crate::checkpoint::{CheckpointLayout, CheckpointStore, CheckpointWriter, LoadedCheckpoint};
 use crate::config::StreamConfig;
-use crate::error::{Error, Result};
-use crate::partition::{PartitionStatus, SealArchive};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::LAG_RECORDS;
+use crate::partition::{
+    DedupBudget, PartitionActor, PartitionSetup, PartitionStatus, SealArchive, SealHour, StopPartition,
+};
 
 /// What the stream path works with.
 #[derive(Clone)]
@@ -32,7 +39,20 @@ pub struct StreamParts {
 /// Handle of the running stream path. Cheap to clone; usable from any thread.
 #[derive(Clone)]
 pub struct StreamPath {
-    _private: (),
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    log: Arc<dyn ClickLog>,
+    /// In order of partition.
+    partitions: Vec<Partition>,
+    /// Emptied by the stop.
+    arbiters: Mutex<Vec<Arbiter>>,
+}
+
+struct Partition {
+    address: Addr<PartitionActor>,
+    status: Arc<Mutex<PartitionStatus>>,
 }
 
 impl StreamPath {
@@ -43,9 +63,32 @@ impl StreamPath {
     /// # Errors
     /// `Config`, `Layout`, `CheckpointFolder`: the operator changes something first. Damage is no error: the folder
     /// is moved aside and the partitions rebuild themselves.
-    pub async fn start(_parts: StreamParts, config: StreamConfig) -> Result<Self> {
+    pub async fn start(parts: StreamParts, config: StreamConfig) -> Result<Self> {
         config.validate()?;
-        Ok(Self { _private: () })
+        let loaded = load_all(&parts, &config).await?;
+        let count = loaded.len();
+        let arbiters = start_arbiters(config.threads, count)?;
+        let budget = Arc::new(DedupBudget::new(config.dedup_bytes_max, parts.log.partitions()));
+        let mut partitions = Vec::with_capacity(count);
+        for (index, (writer, checkpoint)) in loaded.into_iter().enumerate() {
+            let partition = writer.partition();
+            let status = Arc::new(Mutex::new(PartitionStatus::new(partition)));
+            let setup = PartitionSetup {
+                partition,
+                rules: StreamRules::new(&parts.settings),
+                parts: parts.clone(),
+                config: config.clone(),
+                budget: budget.clone(),
+                status: status.clone(),
+            };
+            let arbiter = arbiters[index % arbiters.len()].handle();
+            let address = PartitionActor::start_in_arbiter(&arbiter, move |_| {
+                PartitionActor::new(setup, writer, checkpoint)
+            });
+            partitions.push(Partition { address, status });
+        }
+        let arbiters = Mutex::new(arbiters);
+        Ok(Self { shared: Arc::new(Shared { log: parts.log, partitions, arbiters }) })
     }
 
     /// Seals `hour` in each partition named, once it has applied every record below the offset given (G-3).
@@ -54,15 +97,36 @@ impl StreamPath {
     /// the seal. An hour sealed before returns its stored seal. Partitions answer independently.
     pub async fn seal(
         &self,
-        _hour: Hour,
+        hour: Hour,
         ends: &[(PartitionId, LogOffset)],
     ) -> Vec<(PartitionId, Result<StoredSeal>)> {
-        ends.iter().map(|(partition, _)| (*partition, Err(Error::Stopped))).collect()
+        let seal = |(partition, at_or_after): (PartitionId, LogOffset)| async move {
+            let sealed = match self.shared.partitions.get(partition.0 as usize) {
+                None => Err(Error::UnknownPartition { partition }),
+                Some(running) => {
+                    let answer = running.address.send(SealHour { hour, at_or_after }).await;
+                    answer.unwrap_or(Err(Error::Stopped))
+                }
+            };
+            (partition, sealed)
+        };
+        join_all(ends.iter().copied().map(seal)).await
     }
 
-    /// Returns how far each partition is, in order of partition.
+    /// Returns how far each partition is, in order of partition. Sets the lag metric: call it at each scrape.
     pub async fn status(&self) -> Vec<PartitionStatus> {
-        Vec::new()
+        let status = |partition: &Partition| {
+            let status = partition.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            async move {
+                let bounds = self.shared.log.bounds(Topic::AdClicks, status.partition).await;
+                let log_end = bounds.map_or(status.applied_end, |bounds| bounds.end);
+                let status = PartitionStatus { log_end, ..status };
+                let label = status.partition.to_string();
+                metrics::gauge!(LAG_RECORDS, "partition" => label).set(status.lag() as f64);
+                status
+            }
+        };
+        join_all(self.shared.partitions.iter().map(status)).await
     }
 
     /// Stops reading, applies what was read, publishes, flushes the windows, checkpoints, and ends the threads.
@@ -70,6 +134,57 @@ impl StreamPath {
     /// # Errors
     /// The first failure; a partition that failed replays from its last checkpoint at the next start.
     pub async fn flush_and_stop(&self) -> Result<()> {
-        Ok(())
+        let stop = |partition: &Partition| partition.address.send(StopPartition);
+        let stopped = join_all(self.shared.partitions.iter().map(stop)).await;
+        let arbiters = {
+            let mut arbiters = self.shared.arbiters.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *arbiters)
+        };
+        arbiters.iter().for_each(|arbiter| {
+            arbiter.stop();
+        });
+        // The threads hold the checkpoint folder open until they end.
+        let join = move || arbiters.into_iter().for_each(|arbiter| drop(arbiter.join()));
+        let _ = tokio::task::spawn_blocking(join).await;
+        stopped.into_iter().try_for_each(|outcome| outcome.unwrap_or(Err(Error::Stopped)))
     }
+}
+
+type Loaded = Vec<(CheckpointWriter, Option<LoadedCheckpoint>)>;
+
+/// Opens the folder and loads every partition; one that is damaged sends the whole folder aside.
+async fn load_all(parts: &StreamParts, config: &StreamConfig) -> Result<Loaded> {
+    let parts = parts.clone();
+    let cache_bytes = config.checkpoint_cache_bytes;
+    let load = move || {
+        let layout = CheckpointLayout::new(parts.log.generation(), parts.log.partitions());
+        let store = CheckpointStore::open(&parts.checkpoints, layout, cache_bytes)?;
+        match load_from(&store, &parts) {
+            Err(error) if error.kind() == ErrorKind::Damage => {
+                let store = store.replace_damaged(cache_bytes, &error)?;
+                load_from(&store, &parts)
+            }
+            loaded => loaded,
+        }
+    };
+    tokio::task::spawn_blocking(load).await.map_err(|_| Error::TaskDied { what: "loading checkpoints" })?
+}
+
+fn load_from(store: &CheckpointStore, parts: &StreamParts) -> Result<Loaded> {
+    let partitions = (0..parts.log.partitions()).map(PartitionId);
+    partitions
+        .map(|partition| {
+            let mut writer = store.partition(partition, parts.fail_points.clone())?;
+            let loaded = writer.load(parts.log.generation())?;
+            Ok((writer, loaded))
+        })
+        .collect()
+}
+
+/// One thread a core at most, and no more than partitions: a partition's messages never leave its thread.
+fn start_arbiters(threads: u32, partitions: usize) -> Result<Vec<Arbiter>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = if threads == 0 { cores } else { threads as usize };
+    let start = |_| Arbiter::try_new().map_err(|source| Error::Thread { what: "a stream thread", source });
+    (0..wanted.min(partitions).max(1)).map(start).collect()
 }

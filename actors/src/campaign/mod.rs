@@ -1,1 +1,24 @@
-//! Counting of one campaign: pure state and the thin actor around it.
+//! Counting of one campaign: pure state, and the thin actor around it.
+//!
+//! Guarantee: the stream counts a copy unless it is late or another copy of its identity stands before it within ten
+//! minutes (CR-3); what a checkpoint holds and what follows it in the log give the same state as the whole log (G-2).
+//! Flow: `rules` say late, `dedup` says duplicate, `window` counts, `state` joins them, `actor` gives it a mailbox.
+
+mod actor;
+mod dedup;
+mod messages;
+mod rules;
+mod state;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use actor::CampaignActor;
+pub(crate) use actor::NONE_AT_HAND;
+pub use dedup::{DedupEntry, DedupSet, DroppedEntries, OldestGroup};
+pub use messages::{
+    Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, TakeChangedWindows, TakeSnapshot,
+};
+pub use rules::StreamRules;
+pub use state::{CampaignState, ClosedHour, Outcome, SealEnds, Tallies};
+pub use window::{AdTally, Window};

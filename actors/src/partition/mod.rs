@@ -1,31 +1,27 @@
 //! One partition of the log, counted: reads, checks contiguity, routes to campaigns, publishes, checkpoints, seals.
+//!
+//! Guarantee: what is published and sealed reflects each record below the applied offset exactly once (G-2, G-3).
+//! Words: *run* = one life of the partition's memory, from a checkpoint to a stop or failure; *line* = read, apply,
+//! publish; *close* = forget the windows of a sealed hour.
+//! Flow: `actor` supervises -> `recovery` builds a run from checkpoint and archive -> `runner` drives it: `reader` reads
+//! ahead, `children` are the campaign actors, `hours` knows seals and what is incomplete, `sealing` closes hours.
 
+mod actor;
+mod children;
+mod hours;
+mod messages;
+mod reader;
+mod recovery;
+mod runner;
+mod seal_archive;
+mod sealing;
+mod setup;
 mod status;
+#[cfg(test)]
+mod tests;
 
+pub use actor::PartitionActor;
+pub use messages::{SealHour, StopPartition};
+pub use seal_archive::SealArchive;
+pub(crate) use setup::{DedupBudget, PartitionSetup};
 pub use status::{PartitionPhase, PartitionStatus};
-
-use async_trait::async_trait;
-use twice_log::archive::{Seal, StoredSeal};
-use twice_log::{Generation, Hour, PartitionId};
-
-/// Where seals are kept for ever: the archive, as a partition needs it.
-#[async_trait]
-pub trait SealArchive: Send + Sync + 'static {
-    /// Puts the seal if its place is free and returns the one that stands there: this, or the winner (G-3).
-    async fn put_seal(&self, seal: &Seal) -> twice_log::Result<StoredSeal>;
-
-    /// Returns the seal of one hour and partition.
-    async fn seal(
-        &self,
-        hour: Hour,
-        generation: Generation,
-        partition: PartitionId,
-    ) -> twice_log::Result<Option<StoredSeal>>;
-
-    /// Returns every seal of one partition.
-    async fn seals_of_partition(
-        &self,
-        generation: Generation,
-        partition: PartitionId,
-    ) -> twice_log::Result<Vec<StoredSeal>>;
-}

@@ -1,0 +1,1 @@
+//! Partitions end to end.
