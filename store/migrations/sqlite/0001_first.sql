@@ -58,7 +58,7 @@ CREATE TABLE billing_rows (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX billing_rows_by_campaign ON billing_rows (campaign_id, hour, path, version);
-CREATE INDEX billing_rows_by_run ON billing_rows (run_id);
+CREATE INDEX billing_rows_by_run ON billing_rows (run_id, campaign_id);
 
 -- A published version never changes (G-6), whoever holds the file.
 CREATE TRIGGER billing_rows_are_not_updated BEFORE UPDATE ON billing_rows

@@ -20,6 +20,9 @@ const LIST_BILLING: &str = "billing";
 const LIST_DIVERGENCE: &str = "divergence";
 const LIST_RUNS: &str = "runs";
 
+/// Key of a billing row: hour, campaign, path, version.
+pub(super) type BillingKey = (i64, CampaignId, String, u32);
+
 #[async_trait]
 impl BillingStore for SqliteStore {
     async fn commit_run(&self, commit: RunCommit) -> Result<CommittedRun> {
@@ -32,12 +35,13 @@ impl BillingStore for SqliteStore {
     }
 
     async fn billing(&self, query: &BillingQuery) -> Result<Page<BillingRow>> {
-        let after: Option<(i64, CampaignId, String, u32)> =
-            cursor::decode(LIST_BILLING, query.cursor.as_deref())?;
+        let after: Option<BillingKey> = cursor::decode(LIST_BILLING, query.cursor.as_deref())?;
+        if after.as_ref().is_some_and(|(hour, ..)| *hour < query.from.since_epoch()) {
+            return Err(Error::Cursor);
+        }
         let (limit, fetched) = fetch_limit(query.limit);
         let (mut transaction, seen_to) = self.begin_read_as_of(query.as_of).await?;
-        let mut builder = billing_query(query, seen_to, after);
-        builder.push(" ORDER BY r.hour, r.campaign_id, r.path, r.version LIMIT ").push_bind(fetched);
+        let builder = billing_query(query, seen_to, after, fetched);
         let rows = fetch(builder, &mut transaction, "read billing rows", columns::billing_row).await?;
         cursor::page(rows, limit, LIST_BILLING, |row| {
             (row.hour.since_epoch(), row.counts.campaign_id.clone(), row.path.name(), row.version)
@@ -160,17 +164,36 @@ pub(super) async fn read_committed_run(
     }))
 }
 
-fn billing_query(
+/// Builds the query of a page. Its start is one constraint on the key, not two, or SQLite would walk from the start of
+/// the range to every page.
+pub(super) fn billing_query(
     query: &BillingQuery,
     seen_to: i64,
-    after: Option<(i64, CampaignId, String, u32)>,
+    after: Option<BillingKey>,
+    fetched: i64,
 ) -> QueryBuilder<Sqlite> {
-    let mut builder = QueryBuilder::new("SELECT r.* FROM billing_rows AS r WHERE r.hour >= ");
-    builder.push_bind(query.from.since_epoch()).push(" AND r.hour < ").push_bind(query.to.since_epoch());
-    builder.push(" AND r.committed_at_us <= ").push_bind(seen_to);
-    if let Some(campaign) = &query.campaign {
-        builder.push(" AND r.campaign_id = ").push_bind(campaign.as_str().to_owned());
+    let mut builder = QueryBuilder::new("SELECT r.* FROM billing_rows AS r WHERE r.hour < ");
+    builder.push_bind(query.to.since_epoch());
+    match (&query.campaign, after) {
+        (None, None) => {
+            builder.push(" AND r.hour >= ").push_bind(query.from.since_epoch());
+        }
+        (None, Some((hour, campaign, path, version))) => {
+            builder.push(" AND (r.hour, r.campaign_id, r.path, r.version) > (");
+            builder.push_bind(hour).push(", ").push_bind(campaign.as_str().to_owned());
+            builder.push(", ").push_bind(path).push(", ").push_bind(i64::from(version)).push(")");
+        }
+        (Some(campaign), None) => {
+            builder.push(" AND r.campaign_id = ").push_bind(campaign.as_str().to_owned());
+            builder.push(" AND r.hour >= ").push_bind(query.from.since_epoch());
+        }
+        (Some(campaign), Some((hour, _, path, version))) => {
+            builder.push(" AND r.campaign_id = ").push_bind(campaign.as_str().to_owned());
+            builder.push(" AND (r.hour, r.path, r.version) > (").push_bind(hour);
+            builder.push(", ").push_bind(path).push(", ").push_bind(i64::from(version)).push(")");
+        }
     }
+    builder.push(" AND r.committed_at_us <= ").push_bind(seen_to);
     push_path(&mut builder, query.path, seen_to);
     match query.version {
         Some(version) => {
@@ -184,11 +207,7 @@ fn billing_query(
             builder.push_bind(seen_to).push(")");
         }
     }
-    if let Some((hour, campaign, path, version)) = after {
-        builder.push(" AND (r.hour, r.campaign_id, r.path, r.version) > (");
-        builder.push_bind(hour).push(", ").push_bind(campaign.as_str().to_owned());
-        builder.push(", ").push_bind(path).push(", ").push_bind(i64::from(version)).push(")");
-    }
+    builder.push(" ORDER BY r.hour, r.campaign_id, r.path, r.version LIMIT ").push_bind(fetched);
     builder
 }
 

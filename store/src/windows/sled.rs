@@ -218,3 +218,11 @@ fn move_aside(folder: &Path) -> Result<PathBuf> {
     std::fs::rename(folder, &aside).map_err(|error| refused(folder, error))?;
     Ok(aside)
 }
+
+#[cfg(test)]
+impl SledWindows {
+    /// Overwrites a stored row with bytes that fail its checksum.
+    pub(super) fn damage_for_test(&self, row: &WindowRow) {
+        self.db.insert(encoding::key_of(row), vec![1; 64]).expect("writes");
+    }
+}
