@@ -1,39 +1,50 @@
 //! Settings of the HTTP face.
 
-use serde::Deserialize;
+use clap::Args;
 use twice_log::event::json::AgeLimits;
 
 use crate::error::{Error, Result};
 
 /// Settings of the HTTP face; every one has a default that suits one machine.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ApiConfig {
     /// Threads that serve requests, 1 to 256; 0 = one a core. More than the cores only adds switching. Default 0.
+    #[arg(long, default_value_t = ApiConfig::default().workers)]
     pub workers: u16,
     /// Largest request body, counted after decompression, at most 1 GiB; more is answered 413. A bigger body means
     /// fewer requests and more memory a request. Default 16 MiB.
+    #[arg(long, default_value_t = ApiConfig::default().body_bytes_max)]
     pub body_bytes_max: u32,
     /// Most clicks or verdicts of one request, 1 to 1 000 000; more is answered 413. Default 50 000.
+    #[arg(long, default_value_t = ApiConfig::default().batch_records_max)]
     pub batch_records_max: u32,
     /// Time a client has to send its body, at least 100; slower is answered 408. Default 30 000.
+    #[arg(long, default_value_t = ApiConfig::default().body_timeout_ms)]
     pub body_timeout_ms: u32,
     /// Clicks older than this are refused (CR-7), at most 400 days; imports lift it for their hours. Default 7 days.
+    #[arg(long, default_value_t = ApiConfig::default().click_age_ms_max)]
     pub click_age_ms_max: i64,
     /// Clicks further than this in the future are refused (CR-7), at most one day. Default 5 minutes.
+    #[arg(long, default_value_t = ApiConfig::default().click_future_ms_max)]
     pub click_future_ms_max: i64,
     /// Proxies of ours in front of the gateway: the address of a click is then taken that many places from the right
     /// of `X-Forwarded-For`. 0 = the peer's own address, the header is not believed. Default 0.
+    #[arg(long, default_value_t = ApiConfig::default().trusted_proxies)]
     pub trusted_proxies: u8,
     /// Most hours one import may announce, 1 to 100 000. Default 10 000.
+    #[arg(long, default_value_t = ApiConfig::default().import_hours_max)]
     pub import_hours_max: u32,
     /// Most rows one answer about clicks holds, 1 to 100 000; a wider range is answered 422. Default 1 500.
+    #[arg(long, default_value_t = ApiConfig::default().query_rows_max)]
     pub query_rows_max: u32,
     /// Questions about clicks answered at once, 1 to 10 000; more are answered 503. Default 64.
+    #[arg(long, default_value_t = ApiConfig::default().queries_in_flight_max)]
     pub queries_in_flight_max: u32,
     /// Seconds named in `Retry-After` of a 503. Default 1.
+    #[arg(long, default_value_t = ApiConfig::default().retry_after_s)]
     pub retry_after_s: u32,
     /// Time requests in flight get to finish at a graceful stop. Default 30.
+    #[arg(long, default_value_t = ApiConfig::default().shutdown_timeout_s)]
     pub shutdown_timeout_s: u32,
 }
 

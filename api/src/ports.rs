@@ -90,26 +90,31 @@ pub trait ReconcileControl: Send + Sync + 'static {
 pub struct ExplainQuery {
     pub hour: Hour,
     pub campaign: CampaignId,
-    /// Most copies listed a cause; counts are of all.
+    /// Most copies listed; counts are of all.
     pub limit: u32,
 }
 
 /// Why the stream's number and the bill of one campaign and hour differ (G-5).
+///
+/// `preliminary - billed = late_duplicate + fraud - late + unexplained`; nulls where the stream is not complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     #[schema(value_type = String, example = "2025-01-15T12")]
     pub hour: Hour,
     #[schema(value_type = String)]
     pub campaign_id: CampaignId,
-    /// Run whose inputs were read.
-    pub run_id: String,
     #[schema(value_type = String, example = "complete")]
     pub stream: StreamState,
     pub preliminary: Option<u64>,
     pub billed: u64,
-    /// preliminary - |S|; null where the stream is not complete.
+    pub late: Option<u64>,
+    pub late_duplicate: Option<u64>,
+    pub fraud: Option<u64>,
     pub unexplained: Option<i64>,
-    pub causes: Vec<CauseList>,
+    /// In order of position.
+    pub copies: Vec<ExplainedCopy>,
+    /// Whether there are more copies than the limit.
+    pub truncated: bool,
 }
 
 /// A cause of difference.
@@ -124,33 +129,22 @@ pub enum Cause {
     Fraud,
 }
 
-/// The copies that differ by one cause.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct CauseList {
-    pub cause: Cause,
-    /// Number of copies, listed or not.
-    pub count: u64,
-    pub copies: Vec<ExplainedCopy>,
-}
-
 /// One copy on which the paths differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExplainedCopy {
+    pub cause: Cause,
     #[schema(value_type = String, format = "uuid")]
     pub click_id: ClickId,
+    #[schema(value_type = String, format = "date-time")]
+    pub event_time: UtcMillis,
     #[schema(value_type = u32)]
     pub generation: Generation,
     #[schema(value_type = u32)]
     pub partition: PartitionId,
     #[schema(value_type = i64)]
     pub log_offset: LogOffset,
-    #[schema(value_type = String, format = "date-time")]
-    pub event_time: UtcMillis,
-    #[schema(value_type = String, format = "date-time")]
-    pub arrival_time: UtcMillis,
-    /// Watermark of its partition at the copy.
-    #[schema(value_type = Option<String>, format = "date-time")]
-    pub watermark: Option<UtcMillis>,
+    /// Archive files of the hour whose offset range holds this position.
+    pub files: Vec<String>,
 }
 
 /// Lists copies by cause.

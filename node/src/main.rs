@@ -1,1 +1,28 @@
-fn main() {}
+//! `twice`: the node and the commands that act on it.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command line program speaks on both
+
+mod cli;
+mod node;
+mod ports;
+mod settings;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use cli::{Agreement, Outcome};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match cli::run(std::env::args_os().collect()) {
+        Ok(Outcome::Done(Agreement::Agreed)) => ExitCode::SUCCESS,
+        Ok(Outcome::Done(Agreement::Differs)) => ExitCode::from(1),
+        Ok(Outcome::Exit(status)) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Settings of the embedded log.
 
-use serde::Deserialize;
+use clap::Args;
 
 use super::segment::SEGMENT_BYTES_MIN;
 use crate::error::{Error, Result};
@@ -8,20 +8,23 @@ use crate::error::{Error, Result};
 const MIB: u64 = 1024 * 1024;
 
 /// Settings of the embedded log; see each field for its default, bound and trade-off.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct EmbeddedConfig {
     /// Partitions of each topic, fixed when the log is created. More spread the work over more cores, and cost one
     /// sync each per group commit. Default 4; 1 to 1024.
+    #[arg(long, default_value_t = EmbeddedConfig::default().partitions)]
     pub partitions: u32,
     /// Size of a segment file, reserved when it is created; what is trimmed are whole segments. Larger means fewer
     /// files, and more disk held by an almost empty log. Default 64 MiB; 4 KiB to 1 GiB.
+    #[arg(long = "log-segment-bytes", id = "log_segment_bytes", default_value_t = EmbeddedConfig::default().segment_bytes)]
     pub segment_bytes: u64,
     /// Bytes that may wait for the disk before an append is refused with `Busy`. It must hold the largest append.
     /// Default 64 MiB; at least 4 KiB.
+    #[arg(long = "log-waiting-bytes-max", id = "log_waiting_bytes_max", default_value_t = EmbeddedConfig::default().waiting_bytes_max)]
     pub waiting_bytes_max: u64,
     /// Newest bytes of each partition kept in memory, from which readers at the tail are served. 0 reads all from
     /// files. Default 4 MiB.
+    #[arg(long = "log-tail-cache-bytes-max", id = "log_tail_cache_bytes_max", default_value_t = EmbeddedConfig::default().tail_cache_bytes_max)]
     pub tail_cache_bytes_max: u64,
 }
 

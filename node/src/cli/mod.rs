@@ -1,0 +1,97 @@
+//! The commands of `twice`: one file each, and what they end with.
+
+mod campaigns;
+mod client;
+mod explain;
+mod import;
+mod log_cat;
+mod reconcile;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::settings;
+
+/// Counts ad clicks twice: as a stream for speed, as a batch for truth, and explains every difference.
+#[derive(Debug, Parser)]
+#[command(name = "twice", version, max_term_width = 110)]
+#[command(after_help = "Exit status: 0 done and agreed, 1 done and found a difference, 2 could not run.\n\n\
+    Start here:  twice up --data-dir ./data --insecure-no-auth")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(Box<up::Up>),
+    Import(import::Import),
+    Reconcile(reconcile::Reconcile),
+    Explain(explain::Explain),
+    Campaigns(campaigns::Campaigns),
+    /// Reads the hot log
+    #[command(subcommand)]
+    Log(Log),
+    /// The counting child of a reconcile; started by the node
+    #[command(hide = true)]
+    Recompute,
+}
+
+#[derive(Debug, Subcommand)]
+enum Log {
+    Cat(log_cat::LogCat),
+}
+
+/// Whether what was compared agrees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    Agreed,
+    Differs,
+}
+
+/// How a command ended when it could run.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome {
+    Done(Agreement),
+    /// A child process told its parent how it ended; this is the status that goes with it.
+    Exit(ExitCode),
+}
+
+/// Parses the command line and runs the command.
+///
+/// # Errors
+/// Whatever kept the command from running: exit status 2.
+pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
+    let matches = settings::parse(Cli::command(), "up", &arguments)?;
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
+        Command::Up(arguments) => up::run(*arguments),
+        Command::Import(arguments) => block_on(import::run(arguments)),
+        Command::Reconcile(arguments) => block_on(reconcile::run(arguments)),
+        Command::Explain(arguments) => block_on(explain::run(arguments)),
+        Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
+        Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
+        Command::Recompute => {
+            let (input, output) = (std::io::stdin(), std::io::stdout());
+            Ok(Outcome::Exit(twice_reconciler::recompute::child::run(input.lock(), output.lock())))
+        },
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

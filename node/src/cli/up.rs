@@ -1,0 +1,138 @@
+//! `twice up`: everything in one process, on embedded parts.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use twice_actors::{ArchiverConfig, StreamConfig};
+use twice_api::ApiConfig;
+use twice_log::archive::CountingSettings;
+use twice_log::fail::FailPoints;
+use twice_log::hot::embedded::EmbeddedConfig;
+use twice_reconciler::ReconcilerConfig;
+
+use super::{Agreement, Outcome};
+use crate::node::{Node, NodeConfig};
+use crate::telemetry::{self, LogFormat};
+
+/// Runs everything in one process: gateway, stream, archive, reconciler and dashboard, on embedded parts.
+///
+/// Every setting is also a key of the config file and a variable: --close-delay-ms is `close_delay_ms = …` and
+/// TWICE_CLOSE_DELAY_MS. Flags win over variables, variables over the file. SIGTERM or Ctrl-C stops gracefully.
+#[derive(Debug, Clone, Args)]
+pub struct Up {
+    /// Settings as TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything is kept
+    #[arg(long, default_value = "./twice-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Serve without API keys, which is allowed on loopback only
+    #[arg(long)]
+    insecure_no_auth: bool,
+    /// Form of the log lines
+    #[arg(long, value_enum, default_value = "human")]
+    log_format: LogFormat,
+    /// Which log lines are written, in the syntax of RUST_LOG
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    log_filter: String,
+    /// Page cache of the real-time window store, bytes
+    #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]
+    windows_cache_bytes: u64,
+    /// End the process at a fail point; for tests of crashes only
+    #[arg(long, hide = true)]
+    fail_point: Option<FailPoints>,
+    #[command(flatten)]
+    counting: Counting,
+    #[command(flatten, next_help_heading = "Log")]
+    log: EmbeddedConfig,
+    #[command(flatten, next_help_heading = "Stream path")]
+    stream: StreamConfig,
+    #[command(flatten, next_help_heading = "Archiver")]
+    archiver: ArchiverConfig,
+    #[command(flatten, next_help_heading = "Reconciler")]
+    reconciler: ReconcilerConfig,
+    #[command(flatten, next_help_heading = "HTTP")]
+    api: ApiConfig,
+}
+
+/// Counting rules that may be set. Both paths use the same values, and every run records them.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Counting rules")]
+struct Counting {
+    /// Horizon of duplicates of an hourly run, in hours
+    #[arg(long, default_value_t = CountingSettings::default().horizon_hours, value_name = "HOURS")]
+    horizon_hours: u32,
+    /// Disorder of events allowed under the watermark
+    #[arg(long, default_value_t = CountingSettings::default().disorder_ms, value_name = "MS")]
+    disorder_ms: i64,
+    /// Grace after a window's end before a click is late for the stream
+    #[arg(long, default_value_t = CountingSettings::default().grace_ms, value_name = "MS")]
+    grace_ms: i64,
+    /// Horizon of duplicates of the stream
+    #[arg(long, default_value_t = CountingSettings::default().stream_dedup_ms, value_name = "MS")]
+    stream_dedup_ms: i64,
+}
+
+/// Runs the command until a signal stops it.
+pub fn run(arguments: Up) -> Result<Outcome> {
+    if !arguments.insecure_no_auth {
+        bail!("this build has no API keys yet; on loopback, start with --insecure-no-auth");
+    }
+    if !arguments.listen.ip().is_loopback() {
+        bail!("--insecure-no-auth serves on loopback only; --listen {} is open to others", arguments.listen);
+    }
+    telemetry::start_logging(arguments.log_format, &arguments.log_filter)?;
+    let render_metrics = telemetry::start_metrics()?;
+    let listener = TcpListener::bind(arguments.listen)
+        .with_context(|| format!("cannot listen on {}; choose another --listen", arguments.listen))?;
+    let address = listener.local_addr().context("the listening socket has no address")?;
+    let counting = CountingSettings {
+        horizon_hours: arguments.counting.horizon_hours.max(1),
+        disorder_ms: arguments.counting.disorder_ms,
+        grace_ms: arguments.counting.grace_ms,
+        stream_dedup_ms: arguments.counting.stream_dedup_ms,
+    };
+    let mut reconciler = arguments.reconciler;
+    reconciler.spill_dir = arguments.data_dir.join("spill");
+    reconciler.counting = counting;
+    let config = NodeConfig {
+        data_dir: arguments.data_dir,
+        counting,
+        log: arguments.log,
+        stream: arguments.stream,
+        archiver: arguments.archiver,
+        reconciler,
+        api: arguments.api,
+        windows_cache_bytes: arguments.windows_cache_bytes,
+        fail_points: arguments.fail_point.unwrap_or_default(),
+        render_metrics,
+    };
+    actix_web::rt::System::new().block_on(serve(config, listener, address))?;
+    Ok(Outcome::Done(Agreement::Agreed))
+}
+
+async fn serve(config: NodeConfig, listener: TcpListener, address: SocketAddr) -> Result<()> {
+    // Before anything opens: a signal during a long start must stop it gracefully too.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
+    let (node, server, handle) = Node::start(config, listener).await?;
+    let serving = actix_web::rt::spawn(server);
+    tracing::info!("listening on http://{address}");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: requests in flight finish, then everything is written down");
+    handle.stop(true).await;
+    let served = serving.await.context("the HTTP server")?;
+    node.stop().await?;
+    served.context("the HTTP server")?;
+    tracing::info!("stopped");
+    Ok(())
+}

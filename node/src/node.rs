@@ -1,0 +1,159 @@
+//! One process with all parts: opened in the order in which they need each other, stopped in the reverse.
+//!
+//! Guarantee: one node a data folder, by its lock. Whatever stops a node, even a kill, loses nothing acknowledged: each
+//! part resumes from its own durable state.
+
+use std::fs::{File, OpenOptions};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix_web::dev::{Server, ServerHandle};
+use anyhow::{Context, Result, bail};
+use fs4::fs_std::FileExt;
+use twice_actors::{ArchiverConfig, Archiving, ArchivingParts, StreamConfig, StreamParts, StreamPath};
+use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
+use twice_log::archive::{Archive, CountingSettings};
+use twice_log::fail::FailPoints;
+use twice_log::fs::{FileSystem, RealFs};
+use twice_log::hot::ClickLog;
+use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
+use twice_log::{Clock, WallClock};
+use twice_reconciler::recompute::{ArchiveLocation, ProcessRecompute};
+use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
+use twice_store::{SledWindows, SqliteStore, WindowStore};
+
+use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
+
+/// Everything a node is started with.
+pub struct NodeConfig {
+    pub data_dir: PathBuf,
+    pub counting: CountingSettings,
+    pub log: EmbeddedConfig,
+    pub stream: StreamConfig,
+    pub archiver: ArchiverConfig,
+    pub reconciler: ReconcilerConfig,
+    pub api: ApiConfig,
+    pub windows_cache_bytes: u64,
+    pub fail_points: FailPoints,
+    pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// A running node.
+pub struct Node {
+    log: Arc<EmbeddedLog>,
+    windows: Arc<SledWindows>,
+    store: Arc<SqliteStore>,
+    stream: StreamPath,
+    archiving: Archiving,
+    reconciler: ReconcilerHandle,
+    _lock: File,
+}
+
+impl Node {
+    /// Opens every part and starts to serve on `listener`.
+    ///
+    /// # Errors
+    /// The part that did not open, with what to do.
+    pub async fn start(config: NodeConfig, listener: TcpListener) -> Result<(Self, Server, ServerHandle)> {
+        let clock: Arc<dyn Clock> = Arc::new(WallClock);
+        let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+        let folder = config.data_dir.as_path();
+        fs.create_dir_all(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+        let lock = lock(folder)?;
+        let log = EmbeddedLog::open(fs.clone(), &folder.join("log"), config.log, config.fail_points.clone())?;
+        let log = Arc::new(log);
+        let archive = Archive::open_local(fs, &folder.join("archive"))?;
+        let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
+        let windows_folder = folder.join("sled/windows");
+        let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
+        let click_log: Arc<dyn ClickLog> = log.clone();
+        let parts = StreamParts {
+            log: click_log.clone(),
+            windows: windows.clone(),
+            seals: Arc::new(archive.clone()),
+            clock: clock.clone(),
+            settings: config.counting,
+            checkpoints: folder.join("sled/checkpoints"),
+            lease_epoch: 0,
+            fail_points: config.fail_points.clone(),
+        };
+        let stream = StreamPath::start(parts, config.stream).await?;
+        let parts = ArchivingParts {
+            log: click_log.clone(),
+            archive: archive.store().clone(),
+            clock: clock.clone(),
+            fail_points: config.fail_points.clone(),
+        };
+        let archiving = Archiving::start(parts, config.archiver).await?;
+        let deps = ReconcilerDeps {
+            clock: clock.clone(),
+            log: click_log.clone(),
+            archive,
+            archive_location: ArchiveLocation::Local { root: folder.join("archive") },
+            billing: store.clone(),
+            campaigns: store.clone(),
+            imports: store.clone(),
+            seals: Arc::new(StreamSeals(stream.clone())),
+            archiver: Arc::new(ArchiverFlush(archiving.clone())),
+            recompute: Arc::new(recompute_child(config.reconciler.nice)?),
+            fail_points: config.fail_points,
+        };
+        let reconciler = Reconciler::start(config.reconciler, deps)?;
+        let status = Arc::new(Status {
+            node: "local".to_owned(),
+            log: click_log.clone(),
+            stream: stream.clone(),
+            archiving: archiving.clone(),
+            reconciler: reconciler.clone(),
+            clock: clock.clone(),
+        });
+        let deps = ApiDeps {
+            log: click_log,
+            windows: windows.clone(),
+            billing: store.clone(),
+            campaigns: store.clone(),
+            imports: store.clone(),
+            clock,
+            pseudonyms: Arc::new(PseudonymKeys::open(&folder.join("keys"))?),
+            reconcile: Arc::new(Reconciles(reconciler.clone())),
+            explain: Arc::new(Explains(reconciler.clone())),
+            stream: status.clone(),
+            health: status,
+            render_metrics: config.render_metrics,
+        };
+        let (server, handle) = twice_api::serve(deps, listener, config.api)?;
+        Ok((Self { log, windows, store, stream, archiving, reconciler, _lock: lock }, server, handle))
+    }
+
+    /// Stops every part once the server takes nothing more: what was taken is applied and checkpointed.
+    ///
+    /// # Errors
+    /// The first part that failed; the others are stopped all the same.
+    pub async fn stop(self) -> Result<()> {
+        self.reconciler.stop().await;
+        let stream = self.stream.flush_and_stop().await.context("stopping the stream path");
+        let archiving = self.archiving.stop().await.context("stopping the archiver");
+        let windows = self.windows.flush().await.context("flushing the windows");
+        self.store.close().await;
+        let log = self.log.close().context("closing the log");
+        stream.and(archiving).and(windows).and(log)
+    }
+}
+
+fn recompute_child(nice: i32) -> Result<ProcessRecompute> {
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    Ok(ProcessRecompute::new(program, nice))
+}
+
+/// Takes the data folder for this process until the file is dropped.
+pub fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("LOCK");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match FileExt::try_lock_exclusive(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => bail!("{} is in use by another node; stop it first, or choose another --data-dir", folder.display()),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}

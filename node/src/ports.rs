@@ -1,0 +1,253 @@
+//! What the crates ask of each other, carried over: each port of one crate implemented with the handle of another.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::mpsc;
+use twice_actors::{Archiving, PartitionPhase, StreamPath};
+use twice_api::ports as api;
+use twice_log::event::partition_of;
+use twice_log::hot::ClickLog;
+use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic};
+use twice_reconciler::{ProgressEvent, ReconcilerHandle, ports as batch};
+
+/// Seals hours in the stream path, for the batch path.
+pub struct StreamSeals(pub StreamPath);
+
+#[async_trait]
+impl batch::SealControl for StreamSeals {
+    async fn seal(&self, hour: Hour, partition: PartitionId, at_least: LogOffset) -> Result<(), batch::PortError> {
+        for (_, sealed) in self.0.seal(hour, &[(partition, at_least)]).await {
+            sealed.map_err(|error| unavailable("the stream path", &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves the archive up to a cutoff, for the batch path.
+pub struct ArchiverFlush(pub Archiving);
+
+#[async_trait]
+impl batch::ArchiveControl for ArchiverFlush {
+    async fn flush_through(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<(), batch::PortError> {
+        let flushed = self.0.flush_through(topic, &[(partition, end)]).await;
+        flushed.map_err(|error| unavailable("the archiver", &error))
+    }
+}
+
+fn unavailable(part: &'static str, error: &dyn std::error::Error) -> batch::PortError {
+    batch::PortError::Unavailable { part, detail: chain(error) }
+}
+
+/// Starts reconciliations, for the API.
+pub struct Reconciles(pub ReconcilerHandle);
+
+#[async_trait]
+impl api::ReconcileControl for Reconciles {
+    async fn start(
+        &self,
+        target: api::ReconcileTarget,
+    ) -> Result<BoxStream<'static, api::ReconcileEvent>, api::PortError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let handle = self.0.clone();
+        // A task of its own: a client that goes away must not stop what it started.
+        tokio::spawn(async move {
+            let ended = match target {
+                api::ReconcileTarget::Hour(hour) => handle.reconcile(hour, Some(sender.clone())).await.map(|_| ()),
+                api::ReconcileTarget::Due => handle.reconcile_due(Some(sender)).await.map(|_| ()),
+            };
+            if let Err(error) = ended {
+                tracing::warn!(error = %chain(&error), "reconciliation failed");
+            }
+        });
+        let next = async |mut receiver: mpsc::UnboundedReceiver<ProgressEvent>| {
+            receiver.recv().await.map(|progress| (event(progress), receiver))
+        };
+        Ok(stream::unfold(receiver, next).boxed())
+    }
+}
+
+fn event(event: ProgressEvent) -> api::ReconcileEvent {
+    use twice_reconciler::Step;
+    match event {
+        ProgressEvent::Step { hour, step } => {
+            let step = match step {
+                Step::Sealing => api::ReconcileStep::Sealing,
+                Step::Cutoff => api::ReconcileStep::Cutoff,
+                Step::Archiving => api::ReconcileStep::Archiving,
+                Step::Recomputing => api::ReconcileStep::Recomputing,
+                Step::Committing => api::ReconcileStep::Committing,
+            };
+            api::ReconcileEvent::Step { hour, step }
+        }
+        ProgressEvent::Done(report) => api::ReconcileEvent::Done {
+            hour: report.hour,
+            outcome: report.outcome,
+            run_id: report.run_id,
+            rows: report.rows_written,
+            unexplained: report.unexplained,
+        },
+        ProgressEvent::Failed { hour, detail } => api::ReconcileEvent::Failed { hour: Some(hour), detail },
+    }
+}
+
+/// Lists the copies by which the two paths differ, for the API.
+pub struct Explains(pub ReconcilerHandle);
+
+#[async_trait]
+impl api::ExplainControl for Explains {
+    async fn explain(&self, query: api::ExplainQuery) -> Result<api::Explanation, api::PortError> {
+        let explained = self.0.explain(query.hour, query.campaign.clone(), query.limit).await;
+        match explained {
+            Ok(explanation) => explanation_of(query, explanation),
+            Err(twice_reconciler::Error::NotReconciled { hour }) => {
+                Err(api::PortError::NotFound { what: format!("a reconciled bill of {hour}") })
+            }
+            Err(error) => Err(api::PortError::Unavailable { reason: chain(&error) }),
+        }
+    }
+}
+
+fn explanation_of(
+    query: api::ExplainQuery,
+    explained: twice_reconciler::compare::Explanation,
+) -> Result<api::Explanation, api::PortError> {
+    use twice_reconciler::compare::Cause;
+    let copies = explained.copies.into_iter().map(|copy| api::ExplainedCopy {
+        cause: match copy.cause {
+            Cause::Late => api::Cause::Late,
+            Cause::LateDuplicate => api::Cause::LateDuplicate,
+            Cause::Fraud => api::Cause::Fraud,
+        },
+        click_id: copy.click_id,
+        event_time: copy.event_time,
+        generation: copy.generation,
+        partition: copy.partition,
+        log_offset: copy.log_offset,
+        files: copy.files,
+    });
+    let Some(divergence) = explained.divergence else {
+        return Err(api::PortError::NotFound { what: format!("a click of {} in {}", query.campaign, query.hour) });
+    };
+    Ok(api::Explanation {
+        hour: query.hour,
+        campaign_id: query.campaign,
+        stream: divergence.stream,
+        preliminary: divergence.preliminary,
+        billed: divergence.billed,
+        late: divergence.late,
+        late_duplicate: divergence.late_duplicate,
+        fraud: divergence.fraud,
+        unexplained: divergence.unexplained,
+        copies: copies.collect(),
+        truncated: explained.truncated,
+    })
+}
+
+/// How far the stream path and the archiver are, for the API.
+#[derive(Clone)]
+pub struct Status {
+    pub node: String,
+    pub log: Arc<dyn ClickLog>,
+    pub stream: StreamPath,
+    pub archiving: Archiving,
+    pub reconciler: ReconcilerHandle,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Status {
+    async fn partitions(&self) -> Vec<api::PartitionStatus> {
+        let archived = self.archiving.status();
+        let archived_end = |partition: PartitionId| {
+            let mut clicks = archived.iter().filter(|status| status.topic == Topic::AdClicks);
+            clicks.find(|status| status.partition == partition).map_or(LogOffset(0), |status| status.archived_end)
+        };
+        let now = self.clock.now();
+        let partitions = self.stream.status().await.into_iter().map(|status| {
+            let lag = status.lag();
+            let (state, detail) = match status.phase {
+                PartitionPhase::Loading => (api::PartitionState::Restarting, None),
+                PartitionPhase::Running => (api::PartitionState::Running, None),
+                PartitionPhase::Failed(error) => (api::PartitionState::Restarting, Some(error)),
+                PartitionPhase::Stopped => (api::PartitionState::Stopped, None),
+            };
+            api::PartitionStatus {
+                generation: self.log.generation(),
+                partition: status.partition,
+                state,
+                applied_end: status.applied_end,
+                log_end: status.log_end,
+                archived_end: archived_end(status.partition),
+                lag,
+                fresh_to: if lag == 0 { Some(now) } else { status.highest_time },
+                detail,
+            }
+        });
+        partitions.collect()
+    }
+
+    async fn parts(&self, partitions: &[api::PartitionStatus]) -> Vec<api::PartHealth> {
+        let stopped = partitions.iter().find(|partition| partition.state != api::PartitionState::Running);
+        let stream = stopped.map(|partition| {
+            let detail = partition.detail.clone().unwrap_or_else(|| "is not reading".to_owned());
+            format!("partition {}: {detail}", partition.partition)
+        });
+        let archiver = self.archiving.status().into_iter().find_map(|status| {
+            status.last_error.map(|error| format!("{} partition {}: {error}", status.topic, status.partition))
+        });
+        let reconciler = match self.reconciler.status().await {
+            Ok(status) => status.schedule_error.or_else(|| {
+                status.failures.first().map(|failure| format!("hour {}: {}", failure.hour, failure.last_error))
+            }),
+            Err(error) => Some(chain(&error)),
+        };
+        let parts = [("stream", stream), ("archiver", archiver), ("reconciler", reconciler)];
+        parts
+            .into_iter()
+            .map(|(part, detail)| api::PartHealth {
+                node: self.node.clone(),
+                part: part.to_owned(),
+                healthy: detail.is_none(),
+                detail,
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl api::StreamStatus for Status {
+    async fn report(&self) -> Result<api::StreamReport, api::PortError> {
+        let partitions = self.partitions().await;
+        Ok(api::StreamReport { parts: self.parts(&partitions).await, partitions })
+    }
+
+    async fn campaign(&self, campaign: &CampaignId) -> Result<api::PartitionStatus, api::PortError> {
+        let partition = partition_of(campaign, self.log.partitions());
+        let found = self.partitions().await.into_iter().find(|status| status.partition == partition);
+        found.ok_or_else(|| api::PortError::Unavailable { reason: format!("partition {partition} is not read here") })
+    }
+}
+
+#[async_trait]
+impl api::HealthStatus for Status {
+    async fn readiness(&self) -> api::Readiness {
+        let partitions = self.partitions().await;
+        let loading = partitions.iter().any(|partition| partition.state == api::PartitionState::Stopped);
+        let parts = self.parts(&partitions).await;
+        let reasons = parts.into_iter().filter_map(|part| part.detail.map(|detail| format!("{}: {detail}", part.part)));
+        api::Readiness { ready: !loading, reasons: reasons.collect() }
+    }
+}
+
+/// Joins an error and its causes into one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        line.push_str(": ");
+        line.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    line
+}
