@@ -110,4 +110,15 @@ impl Error {
             | Error::Config { .. } => ErrorKind::Fatal,
         }
     }
+
+    /// Returns the message with those of its causes.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    }
 }

@@ -9,6 +9,7 @@ pub mod campaign;
 pub mod checkpoint;
 mod config;
 mod error;
+mod feed;
 pub mod metrics;
 pub mod partition;
 mod stream;

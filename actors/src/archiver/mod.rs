@@ -2,25 +2,39 @@
 //!
 //! Guarantee: the cursor is the newest manifest, so a crash repeats nothing and loses nothing (DESIGN 5.3); an object
 //! store outage only makes it lag.
+//! Words: *gathered* = read and not yet in a manifest; *flush* = gathered rows to Parquet files and one manifest.
+//! Flow: `actor` gives each topic and partition a mailbox; `worker` reads, gathers and flushes at a bound, at an age or
+//! on request, and tries again with growing pauses (`backoff`).
 
-use std::sync::Arc;
+mod actor;
+mod backoff;
+#[cfg(test)]
+mod tests;
+mod worker;
 
-use object_store::ObjectStore;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix::{Actor, Addr, Arbiter};
+use futures::future::{join_all, try_join_all};
 use serde::Serialize;
+use twice_log::archive::{Archive, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
-use twice_log::{Clock, LogOffset, PartitionId, Topic};
+use twice_log::{LogOffset, PartitionId, Topic};
 
 use crate::config::ArchiverConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+pub use actor::{ArchiverActor, FlushThrough, StopArchiver};
+use worker::Worker;
 
 /// What the archiver works with.
 #[derive(Clone)]
 pub struct ArchivingParts {
     pub log: Arc<dyn ClickLog>,
-    /// Root of the archive.
-    pub archive: Arc<dyn ObjectStore>,
-    pub clock: Arc<dyn Clock>,
+    pub archive: Archive,
+    /// The stream path MUST be given the same: the archive stores the watermark by them.
+    pub settings: CountingSettings,
     pub fail_points: FailPoints,
 }
 
@@ -31,43 +45,96 @@ pub struct ArchiverStatus {
     pub partition: PartitionId,
     /// Manifests cover every record below this offset.
     pub archived_end: LogOffset,
-    /// End of the log when last looked at.
+    /// End of the log when last looked at, at most a second ago.
     pub log_end: LogOffset,
     /// Records gathered and not yet written.
     pub gathered_rows: u64,
-    /// Why the last write failed; `None` while all is well.
+    /// Why the last write or read failed; `None` while all is well.
     pub last_error: Option<String>,
 }
 
 /// Handle of the running archiver. Cheap to clone; usable from any thread.
 #[derive(Clone)]
 pub struct Archiving {
-    _private: (),
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// In order of topic and partition.
+    archivers: Vec<Archiver>,
+    /// Emptied by the stop.
+    arbiter: Mutex<Option<Arbiter>>,
+}
+
+struct Archiver {
+    topic: Topic,
+    partition: PartitionId,
+    address: Addr<ArchiverActor>,
+    status: Arc<Mutex<ArchiverStatus>>,
 }
 
 impl Archiving {
     /// Starts one archiver a topic and partition, on an arbiter of their own.
     ///
-    /// MUST be called inside a running `actix::System`.
-    pub async fn start(_parts: ArchivingParts, config: ArchiverConfig) -> Result<Self> {
+    /// MUST be called inside a running `actix::System`. An object store that does not answer is waited for in the
+    /// background.
+    ///
+    /// # Errors
+    /// `Config` if a setting is out of bounds; `Log` if the archive belongs to a log of another layout.
+    pub async fn start(parts: ArchivingParts, config: ArchiverConfig) -> Result<Self> {
         config.validate()?;
-        Ok(Self { _private: () })
+        let arbiter =
+            Arbiter::try_new().map_err(|source| Error::Thread { what: "the archiver's thread", source })?;
+        let mut archivers = Vec::new();
+        for topic in Topic::ALL {
+            for partition in (0..parts.log.partitions()).map(PartitionId) {
+                let (worker, status) = Worker::new(&parts, &config, topic, partition);
+                let worker = worker.opened().await?;
+                let address =
+                    ArchiverActor::start_in_arbiter(&arbiter.handle(), move |_| ArchiverActor::new(worker));
+                archivers.push(Archiver { topic, partition, address, status });
+            }
+        }
+        Ok(Self { shared: Arc::new(Shared { archivers, arbiter: Mutex::new(Some(arbiter)) }) })
     }
 
     /// Writes at once, and returns when manifests cover every record below each end given.
     ///
     /// Object store errors are retried for as long as the caller waits.
-    pub async fn flush_through(&self, _topic: Topic, _ends: &[(PartitionId, LogOffset)]) -> Result<()> {
-        Ok(())
+    ///
+    /// # Errors
+    /// `UnknownPartition`, `Stopped`.
+    pub async fn flush_through(&self, topic: Topic, ends: &[(PartitionId, LogOffset)]) -> Result<()> {
+        let flush = |(partition, end): (PartitionId, LogOffset)| async move {
+            let archivers = self.shared.archivers.iter();
+            let archiver = archivers
+                .into_iter()
+                .find(|archiver| (archiver.topic, archiver.partition) == (topic, partition));
+            let archiver = archiver.ok_or(Error::UnknownPartition { partition })?;
+            archiver.address.send(FlushThrough { end }).await.unwrap_or(Err(Error::Stopped))
+        };
+        try_join_all(ends.iter().copied().map(flush)).await.map(|_| ())
     }
 
     /// Returns how far each partition is, in order of topic and partition.
     pub fn status(&self) -> Vec<ArchiverStatus> {
-        Vec::new()
+        let status =
+            |archiver: &Archiver| archiver.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.shared.archivers.iter().map(status).collect()
     }
 
     /// Stops reading and ends the thread. What was gathered is read from the log again at the next start.
+    ///
+    /// # Errors
+    /// `Stopped` if an archiver had ended before.
     pub async fn stop(&self) -> Result<()> {
-        Ok(())
+        let stop = |archiver: &Archiver| archiver.address.send(StopArchiver);
+        let stopped = join_all(self.shared.archivers.iter().map(stop)).await;
+        let arbiter = self.shared.arbiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(arbiter) = arbiter {
+            arbiter.stop();
+            let _ = tokio::task::spawn_blocking(move || drop(arbiter.join())).await;
+        }
+        stopped.into_iter().try_for_each(|outcome| outcome.unwrap_or(Err(Error::Stopped)))
     }
 }

@@ -166,8 +166,8 @@ impl Supervisor {
     }
 
     fn note_failure(&mut self, error: &Error) {
-        tracing::error!(partition = %self.setup.partition, error = %report(error), "partition failed, starting again");
-        self.setup.report(|status| status.phase = PartitionPhase::Failed(report(error)));
+        tracing::error!(partition = %self.setup.partition, error = %error.with_causes(), "partition failed, starting again");
+        self.setup.report(|status| status.phase = PartitionPhase::Failed(error.with_causes()));
         if let Error::CampaignDied { offset: Some(offset), .. } = error {
             let deaths = self.deaths.entry(*offset).or_insert(0);
             *deaths += 1;
@@ -197,15 +197,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Returns an error with its causes.
-fn report(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

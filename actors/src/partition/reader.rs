@@ -1,24 +1,22 @@
 //! Reads one partition ahead of the counting: contiguous, decoded, watermarked copy by copy, grouped by campaign.
 //!
-//! Guarantee: a batch begins at the offset after the one before it and has no hole; a hole is read again, for ever if
-//! need be, and never passed over (FACTS: clients skip records in silence).
+//! Guarantee: a batch begins at the offset after the one before it and has no hole (`feed`).
 //! Flow: reserve a place -> read -> decode off the arbiter -> hand over. One batch at most is ahead of the one applied.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::mpsc;
 use twice_log::event::record::decode_click;
-use twice_log::hot::ClickLog;
 use twice_log::{
-    CampaignId, ClickCopy, Generation, Hour, LogOffset, PartitionId, Position, Topic, UtcMillis, Watermark,
+    CampaignId, ClickCopy, Generation, Hour, LogOffset, PartitionId, Position, UtcMillis, Watermark,
 };
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::{HOLES_TOTAL, UNDECODABLE_TOTAL};
+use crate::error::{Error, Result};
+use crate::feed::RecordFeed;
+use crate::metrics::UNDECODABLE_TOTAL;
 
 /// Copies of contiguous records, grouped by campaign.
 #[derive(Debug)]
@@ -39,19 +37,14 @@ pub(super) struct DecodedBatch {
 
 /// Reads one partition from an offset on.
 pub(super) struct LogReader {
-    pub(super) log: Arc<dyn ClickLog>,
-    pub(super) partition: PartitionId,
+    pub(super) feed: RecordFeed,
     pub(super) generation: Generation,
-    /// Offset the next record must have.
-    pub(super) expected: LogOffset,
     pub(super) watermark: Watermark,
-    pub(super) bytes_max: usize,
-    pub(super) retry_pause: Duration,
     pub(super) skips: Arc<HashSet<LogOffset>>,
 }
 
 impl LogReader {
-    /// Reads until the receiver is gone; ends after the first error it cannot wait out.
+    /// Reads until the receiver is gone; ends after the first error that reading again does not cure.
     pub(super) async fn run(mut self, batches: mpsc::Sender<Result<DecodedBatch>>) {
         // The place is reserved before the read: memory holds this batch and the one being applied, no more.
         while let Ok(place) = batches.reserve().await {
@@ -65,47 +58,9 @@ impl LogReader {
     }
 
     async fn next(&mut self) -> Result<DecodedBatch> {
-        loop {
-            match self.read_contiguous().await {
-                Ok(records) if records.is_empty() => {
-                    self.log.wait_for(Topic::AdClicks, self.partition, self.expected).await?;
-                }
-                Ok(records) => return self.decode(records).await,
-                Err(error) if error.kind() == ErrorKind::Retry || is_hole(&error) => {
-                    tracing::warn!(partition = %self.partition, offset = %self.expected, %error,
-                        "read failed, reading again from the offset expected");
-                    tokio::time::sleep(self.retry_pause).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Reads from the offset expected, up to the first hole.
-    async fn read_contiguous(&self) -> Result<Vec<(LogOffset, Bytes)>> {
-        let read = self.log.read(Topic::AdClicks, self.partition, self.expected, self.bytes_max).await?;
-        let mut records = read.records;
-        let mut expected = self.expected;
-        for (index, (offset, _)) in records.iter().enumerate() {
-            if *offset != expected {
-                metrics::counter!(HOLES_TOTAL).increment(1);
-                tracing::warn!(partition = %self.partition, %expected, read = %offset,
-                    "hole in the log, reopening");
-                if index == 0 {
-                    let (topic, partition, read) = (Topic::AdClicks, self.partition, *offset);
-                    return Err(twice_log::Error::Hole { topic, partition, expected, read }.into());
-                }
-                records.truncate(index);
-                break;
-            }
-            expected = expected.next();
-        }
-        Ok(records)
-    }
-
-    async fn decode(&mut self, records: Vec<(LogOffset, Bytes)>) -> Result<DecodedBatch> {
+        let records = self.feed.next().await?;
         let decoder = Decoder {
-            partition: self.partition,
+            partition: self.feed.partition,
             generation: self.generation,
             watermark: self.watermark,
             skips: self.skips.clone(),
@@ -113,14 +68,9 @@ impl LogReader {
         let batch = tokio::task::spawn_blocking(move || decoder.decode(records))
             .await
             .map_err(|_| Error::TaskDied { what: "decoding a batch" })?;
-        self.expected = batch.end;
         self.watermark = batch.watermark;
         Ok(batch)
     }
-}
-
-fn is_hole(error: &Error) -> bool {
-    matches!(error, Error::Log(twice_log::Error::Hole { .. }))
 }
 
 /// Decodes records in offset order; on a blocking thread, so that it overlaps with the counting.

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use twice_log::archive::{Seal, StoredSeal};
-use twice_log::{CampaignId, Hour, LogOffset, Watermark};
+use twice_log::{CampaignId, Hour, LogOffset, Topic, Watermark};
 use twice_store::windows::Fence;
 
 use super::children::Children;
@@ -26,6 +26,7 @@ use super::status::PartitionPhase;
 use crate::campaign::Tallies;
 use crate::checkpoint::{CheckpointBatch, CheckpointNumber, CheckpointWriter, Commit, WrittenCheckpoint};
 use crate::error::{Error, Result};
+use crate::feed::RecordFeed;
 use crate::metrics as names;
 
 /// How a run ended without a failure.
@@ -80,16 +81,15 @@ impl Runner {
         skips: Arc<HashSet<LogOffset>>,
     ) -> Self {
         let Recovered { children, ledger, watermark, applied_end, hours_open } = recovered;
-        let reader = LogReader {
+        let feed = RecordFeed {
             log: setup.parts.log.clone(),
+            topic: Topic::AdClicks,
             partition: setup.partition,
-            generation: setup.parts.log.generation(),
             expected: applied_end,
-            watermark,
             bytes_max: setup.config.read_bytes_max,
             retry_pause: setup.retry_pause(),
-            skips,
         };
+        let reader = LogReader { feed, generation: setup.parts.log.generation(), watermark, skips };
         let (batch_sender, batches) = mpsc::channel(1);
         let (notice_sender, notices) = mpsc::unbounded_channel();
         let now = Instant::now();

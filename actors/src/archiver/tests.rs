@@ -1,0 +1,1 @@
+//! The archiver on a real log and a local archive.
