@@ -99,12 +99,12 @@ async fn check_durability(path: &Path, connection: &mut SqliteConnection) -> Res
     Err(Error::Open { path: path.to_owned(), advice, source: None })
 }
 
-/// Takes and gives back the write lock. A file without write permission is opened read-only without an error, and would
-/// fail at the first commit instead.
+/// Writes and takes it back. A file without write permission is opened read-only without an error, `BEGIN IMMEDIATE`
+/// passes on it too, and the first commit would fail instead.
 async fn check_writable(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::query("PRAGMA user_version = 1").execute(&mut *transaction).await?;
-    transaction.commit().await
+    transaction.rollback().await
 }
 
 fn refused(path: &Path, error: sqlx::Error) -> Error {

@@ -57,7 +57,7 @@ impl SledWindows {
 
     fn read_range(&self, campaign: &CampaignId, from: UtcMillis, to: UtcMillis) -> Result<Vec<WindowRow>> {
         let mut rows = Vec::new();
-        let mut next = Some(from.hour());
+        let mut next = from.hour();
         // From hour to hour that has rows at all: a range of years costs no more than the hours kept.
         while let Some(hour) = self.first_hour_from(next)? {
             if hour.start() >= to {
@@ -71,19 +71,18 @@ impl SledWindows {
                     rows.push(row);
                 }
             }
-            next = Some(hour.plus(1));
+            next = hour.plus(1);
         }
         Ok(rows)
     }
 
-    /// Returns the first hour at or after `from` that has rows; `None` in, `None` out.
-    fn first_hour_from(&self, from: Option<Hour>) -> Result<Option<Hour>> {
-        let Some(from) = from else { return Ok(None) };
+    /// Returns the first hour at or after `from` that has rows.
+    fn first_hour_from(&self, from: Hour) -> Result<Option<Hour>> {
         let range = (Bound::Included(encoding::hour_prefix(from).to_vec()), Bound::Unbounded);
-        match self.db.range::<Vec<u8>, _>(range).keys().next() {
-            Some(key) => encoding::hour_of(&key.map_err(failed("find an hour"))?).map(Some),
-            None => Ok(None),
-        }
+        let Some(key) = self.db.range::<Vec<u8>, _>(range).keys().next() else { return Ok(None) };
+        let hour = encoding::hour_of(&key.map_err(failed("find an hour"))?)?;
+        // Past the last hour a key can hold, the prefix stands still.
+        Ok((hour >= from).then_some(hour))
     }
 
     fn remove_hour(&self, hour: Hour) -> Result<()> {
@@ -97,10 +96,10 @@ impl SledWindows {
 
     fn list_hours(&self) -> Result<Vec<Hour>> {
         let mut hours = Vec::new();
-        let mut next = Some(Hour::from_since_epoch(i64::MIN));
+        let mut next = Hour::from_since_epoch(i64::MIN);
         while let Some(hour) = self.first_hour_from(next)? {
             hours.push(hour);
-            next = Some(hour.plus(1));
+            next = hour.plus(1);
         }
         Ok(hours)
     }

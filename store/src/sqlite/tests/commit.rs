@@ -105,11 +105,14 @@ async fn committing_a_run_again_returns_the_first_outcome() {
     assert!(matches!(refused, Error::Conflict { .. }));
 }
 
+/// Makes a whole commit break one rule.
+type Break = fn(&mut RunCommit);
+
 #[tokio::test]
 async fn broken_commits_are_refused_and_leave_nothing() {
     let fixture = Fixture::new().await;
     let whole = || run(1, &[("a", 10), ("b", 20)]);
-    let breaks: [(&str, fn(&mut RunCommit)); 9] = [
+    let breaks: [(&str, Break); 9] = [
         ("balanced", |commit| {
             let mut unbalanced = commit.rows[1].counts.clone();
             unbalanced.gross += 1;
