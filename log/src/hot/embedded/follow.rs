@@ -88,32 +88,28 @@ fn walk_and_publish(
     partition: &Partition,
 ) -> Result<()> {
     let before = walk.position;
-    let mut window = Window::new(file, path)?;
-    if scan::check_header(&mut window, id)?.is_err() {
-        return Ok(()); // being created; if it is damaged, the writer says so at its next start
-    }
+    let mut window = Window::small(file, path)?;
+    scan::check_header(&mut window, id)?.map_err(|reason| Error::damage(path, 0, reason))?;
     scan::walk_on(&mut window, id, walk, Check::Whole, None)?;
-    if walk.position == before {
-        return check_tail(file, path, id, walk);
+    if walk.position > before {
+        file.sync_data().map_err(Error::io("sync", path))?;
+        let view = SegmentView::new(*id, path.to_path_buf(), walk.index.clone(), walk.position);
+        partition.grow(LogOffset(0), vec![view], walk.end);
     }
-    file.sync_data().map_err(Error::io("sync", path))?;
-    let view = SegmentView::new(*id, path.to_path_buf(), walk.index.clone(), walk.position);
-    partition.grow(LogOffset(0), vec![view], walk.end);
-    Ok(())
+    check_tail(file, path, id, walk)
 }
 
 /// Tells damage before a whole frame, which would hold a reader up for ever, from a frame being written.
-fn check_tail(file: &dyn File, path: &Path, id: &SegmentId, walk: &mut Walk) -> Result<()> {
-    if !scan::begins_with_bytes(&mut Window::new(file, path)?, walk.position)? {
+fn check_tail(file: &dyn File, path: &Path, id: &SegmentId, walk: &Walk) -> Result<()> {
+    if !scan::begins_with_bytes(&mut Window::small(file, path)?, walk.position)? {
         return Ok(());
     }
     if let Tail::FrameAt(at) = scan::tail_from(&mut Window::new(file, path)?, id, walk.position, walk.end)? {
-        // The frame here may have become whole since it was looked at, and then the one found follows it rightly.
-        let stood = walk.position;
-        scan::walk_on(&mut Window::new(file, path)?, id, walk, Check::Whole, Some(walk.end.next()))?;
-        if walk.position == stood {
-            let reason = format!("{}; a whole frame stands after it, at byte {at}", walk.stopped);
-            return Err(Error::damage(path, stood, reason));
+        // The frame here may have become whole since it was looked at; then the one found follows it rightly, and the
+        // next look takes both.
+        if let Some(reason) = scan::missing_frame(&mut Window::small(file, path)?, id, walk)? {
+            let reason = format!("{reason}; a whole frame stands after it, at byte {at}");
+            return Err(Error::damage(path, walk.position, reason));
         }
     }
     Ok(())

@@ -201,6 +201,6 @@ mod tests {
     #[test]
     fn the_bytes_of_a_frame_do_not_drift() {
         let hex: String = frame(&[b"ab"], 258, 7).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "c732469e03000000e5f8340c010000000201000000000000026162");
+        assert_eq!(hex, "c732469e03000000cac5bc1b010000000201000000000000026162");
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! What the writer finds whole in the last segment may still be in the page cache alone, because the process before
 //! was killed between a write and its sync, or because its sync failed. So the newest frame is written once more and
-//! synced before anyone may read it: else an archive could commit records that a power cut then takes back.
+//! synced before anyone may read it: else an archive could commit records that a power cut then takes back. For the
+//! same reason a last segment without frames is made anew: the sync of its directory entry may have failed.
 
 use std::path::Path;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::partition::{PartitionKey, SegmentView};
-use super::scan::{self, Check, Tail, Walk, Window};
-use super::segment::{ActiveSegment, SEGMENT_HEADER_BYTES, SegmentId, base_of};
+use super::scan::{self, Check, FramePlace, Tail, Walk, Window};
+use super::segment::{ActiveSegment, SegmentId, base_of, is_unfinished};
 use crate::error::{Error, Result};
 use crate::event::LogOffset;
 use crate::fs::{File, FileSystem, read_full_at};
@@ -38,6 +39,7 @@ pub(super) fn open_for_writing(
     directory: &Path,
     segment_bytes: u64,
 ) -> Result<(Recovered, Option<ActiveSegment>)> {
+    remove_unfinished(fs, directory)?;
     let ids = segment_ids(fs, key, directory)?;
     let Some((last, earlier)) = ids.split_last() else {
         fs.sync_dir(directory).map_err(Error::io("sync", directory))?;
@@ -48,6 +50,12 @@ pub(super) fn open_for_writing(
     fs.sync_dir(directory).map_err(Error::io("sync", directory))?;
     segments.push(SegmentView::new(*last, active.path.clone(), walk.index, walk.position));
     Ok((Recovered { segments, end: walk.end }, Some(active)))
+}
+
+fn remove_unfinished(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+    let paths = fs.list(directory).map_err(Error::io("list", directory))?;
+    let mut unfinished = paths.iter().filter(|path| is_unfinished(path));
+    unfinished.try_for_each(|path| fs.remove_file(path).map_err(Error::io("remove", path)))
 }
 
 /// Lists the partition's segments in order.
@@ -107,54 +115,39 @@ fn open_last(
 ) -> Result<(Walk, ActiveSegment)> {
     let path = id.path(directory);
     let file = fs.open(&path, true).map_err(Error::io("open", &path))?;
-    let length = file.len().map_err(Error::io("read the length of", &path))?;
-    let mut active =
-        ActiveSegment { id, file: file.clone(), path, position: 0, capacity: length.max(segment_bytes) };
-    let mut window = Window::new(file.as_ref(), &active.path)?;
+    let mut window = Window::new(file.as_ref(), &path)?;
+    scan::check_header(&mut window, &id)?.map_err(|reason| Error::damage(&path, 0, reason))?;
     let mut walk = scan::walk_from_start(&id);
-    let header = scan::check_header(&mut window, &id)?;
-    if header.is_ok() {
-        scan::walk_on(&mut window, &id, &mut walk, Check::Whole, None)?;
-    }
-    active.position = walk.position;
-    let searched_from = if header.is_ok() { walk.position } else { 0 };
-    let tail = scan::tail_from(&mut window, &id, searched_from, walk.end)?;
-    match (header, tail) {
-        (header, Tail::FrameAt(at)) => {
-            let reason = header.err().unwrap_or(walk.stopped);
-            let reason = format!("{reason}; a whole frame stands after it, at byte {at}");
-            Err(Error::damage(&active.path, searched_from, reason))
+    scan::walk_on(&mut window, &id, &mut walk, Check::Whole, None)?;
+    let at = walk.position;
+    match scan::tail_from(&mut window, &id, at, walk.end)? {
+        Tail::Clean => {}
+        Tail::Torn { bytes } => {
+            warn!(path = %path.display(), at, bytes, reason = walk.stopped, "cutting an incomplete frame off the log's end");
+            file.set_len(at).map_err(Error::io("cut", &path))?;
         }
-        (Err(reason), _) => {
-            info!(path = %active.path.display(), reason, "a segment was not finished being created; it is made anew");
-            file.set_len(0).map_err(Error::io("cut", &active.path))?;
-            active.write_header()?;
-            Ok((walk, active))
-        }
-        (Ok(()), tail) => {
-            if let Tail::Torn { bytes } = tail {
-                let (path, at) = (active.path.display(), walk.position);
-                warn!(%path, at, bytes, reason = walk.stopped, "cutting an incomplete frame off the log's end");
-                file.set_len(walk.position).map_err(Error::io("cut", &active.path))?;
-            }
-            file.preallocate(active.capacity).map_err(Error::io("preallocate", &active.path))?;
-            write_newest_again(file.as_ref(), &active.path, &walk)?;
-            Ok((walk, active))
+        Tail::FrameAt(later) => {
+            let reason = format!("{}; a whole frame stands after it, at byte {later}", walk.stopped);
+            return Err(Error::damage(&path, at, reason));
         }
     }
+    let Some(newest) = walk.last_frame else {
+        let active = ActiveSegment::create(fs, directory, id, segment_bytes)?;
+        return Ok((walk, active));
+    };
+    let capacity = file.len().map_err(Error::io("read the length of", &path))?.max(segment_bytes);
+    file.preallocate(capacity).map_err(Error::io("preallocate", &path))?;
+    write_again(file.as_ref(), &path, newest)?;
+    Ok((walk, ActiveSegment { id, file, path, position: at, capacity }))
 }
 
-/// Writes the newest frame, or the header where there is none, over itself, and syncs.
-fn write_newest_again(file: &dyn File, path: &Path, walk: &Walk) -> Result<()> {
-    let (at, count) = match walk.last_frame {
-        Some(frame) => (frame.at, frame.bytes),
-        None => (0, SEGMENT_HEADER_BYTES),
-    };
-    let mut bytes = vec![0; count];
-    let read = read_full_at(file, &mut bytes, at).map_err(Error::io("read", path))?;
-    if read != count {
-        return Err(Error::damage(path, at, "the file became shorter while it was opened"));
+/// Writes a frame over itself and syncs.
+fn write_again(file: &dyn File, path: &Path, frame: FramePlace) -> Result<()> {
+    let mut bytes = vec![0; frame.bytes];
+    let read = read_full_at(file, &mut bytes, frame.at).map_err(Error::io("read", path))?;
+    if read != frame.bytes {
+        return Err(Error::damage(path, frame.at, "the file became shorter while it was opened"));
     }
-    file.write_all_at(&bytes, at).map_err(Error::io("write", path))?;
+    file.write_all_at(&bytes, frame.at).map_err(Error::io("write", path))?;
     file.sync_data().map_err(Error::io("sync", path))
 }

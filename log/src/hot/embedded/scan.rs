@@ -22,7 +22,10 @@ use crate::event::LogOffset;
 use crate::fs::{File, read_full_at};
 
 const WINDOW_BYTES: usize = 1024 * 1024;
+const SMALL_WINDOW_BYTES: usize = 32 * 1024;
 const BLOCK_BYTES: usize = 4096;
+
+const OUT_OF_ORDER: &str = "the frame's offset does not follow the one before";
 
 /// Part of a file in memory, moved on as it is read.
 pub(super) struct Window<'a> {
@@ -31,12 +34,19 @@ pub(super) struct Window<'a> {
     length: u64,
     start: u64,
     bytes: Vec<u8>,
+    bytes_min: usize,
 }
 
 impl<'a> Window<'a> {
+    /// Returns a window for walking through a whole file.
     pub(super) fn new(file: &'a dyn File, path: &'a Path) -> Result<Self> {
         let length = file.len().map_err(Error::io("read the length of", path))?;
-        Ok(Self { file, path, length, start: 0, bytes: Vec::new() })
+        Ok(Self { file, path, length, start: 0, bytes: Vec::new(), bytes_min: WINDOW_BYTES })
+    }
+
+    /// Returns a window for a look at a file's tail.
+    pub(super) fn small(file: &'a dyn File, path: &'a Path) -> Result<Self> {
+        Ok(Self { bytes_min: SMALL_WINDOW_BYTES, ..Self::new(file, path)? })
     }
 
     /// Returns the `count` bytes at `position`, fewer at the end of the file.
@@ -46,7 +56,7 @@ impl<'a> Window<'a> {
             position >= self.start && position + count as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
             let left = usize::try_from(self.length - position.min(self.length)).unwrap_or(usize::MAX);
-            self.bytes.resize(count.max(WINDOW_BYTES).min(left), 0);
+            self.bytes.resize(count.max(self.bytes_min).min(left), 0);
             self.start = position;
             let read = read_full_at(self.file, &mut self.bytes, position);
             let read = read.map_err(Error::io("read", self.path))?;
@@ -106,12 +116,8 @@ pub(super) fn walk_on(
     while until.is_none_or(|until| walk.end < until) {
         let header = match frame_at(window, walk.position, seed, check)? {
             Ok(header) if header.base == walk.end => header,
-            Ok(_) => {
-                walk.stopped = "the frame's offset does not follow the one before";
-                return Ok(());
-            }
-            Err(reason) => {
-                walk.stopped = reason;
+            not_next => {
+                walk.stopped = not_next.err().unwrap_or(OUT_OF_ORDER);
                 return Ok(());
             }
         };
@@ -155,6 +161,19 @@ fn frame_at(
         return Ok(Err("the frame's checksum is wrong"));
     }
     Ok(Ok(header))
+}
+
+/// Returns why no whole frame stands where `walk` does; `None` if one does.
+pub(super) fn missing_frame(
+    window: &mut Window<'_>,
+    id: &SegmentId,
+    walk: &Walk,
+) -> Result<Option<&'static str>> {
+    Ok(match frame_at(window, walk.position, id.seed(), Check::Whole)? {
+        Ok(header) if header.base == walk.end => None,
+        Ok(_) => Some(OUT_OF_ORDER),
+        Err(reason) => Some(reason),
+    })
 }
 
 /// Returns whether anything but zeros stands where the header of the next frame would.

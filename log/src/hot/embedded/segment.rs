@@ -1,8 +1,9 @@
 //! The segment: one preallocated file of a partition, a header and then frames; zeros follow the last one.
 //!
 //! Header, 64 bytes, little endian: `magic [8], format version u32, generation u32, partition u32, zero u32, base
-//! offset i64, topic [16] padded with zeros, zero [12], CRC32C u32` of the 60 bytes before it. It is durable, and so
-//! is the file's entry in its directory, before the first frame is written.
+//! offset i64, topic [16] padded with zeros, zero [12], CRC32C u32` of the 60 bytes before it. The file is made under
+//! another name and renamed when its header is durable, and its directory synced, before the first frame is written:
+//! so a wrong header is always damage, and no frame is lost with a directory entry.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(super) const SEGMENT_BYTES_MIN: u64 = 4096;
 const MAGIC: [u8; 8] = *b"TWICESEG";
 const FORMAT_VERSION: u32 = 1;
 const SUFFIX: &str = ".seg";
+const UNFINISHED_EXTENSION: &str = "unfinished";
 
 /// Which segment: enough to name its file and to write its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,11 @@ pub(super) fn base_of(path: &Path) -> Option<LogOffset> {
     digits.parse().ok().map(LogOffset)
 }
 
+/// Returns whether the file is a segment whose creation was cut short.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == UNFINISHED_EXTENSION)
+}
+
 /// The segment that frames are appended to.
 pub(super) struct ActiveSegment {
     pub id: SegmentId,
@@ -98,7 +105,8 @@ pub(super) struct ActiveSegment {
 }
 
 impl ActiveSegment {
-    /// Creates the segment's file and makes it and its header durable.
+    /// Makes the segment's file, its header and its directory entry durable. Replaces a file of the same name, which
+    /// must hold no frame.
     pub(super) fn create(
         fs: &dyn FileSystem,
         directory: &Path,
@@ -106,18 +114,14 @@ impl ActiveSegment {
         capacity: u64,
     ) -> Result<Self> {
         let path = id.path(directory);
-        let file = fs.create_new(&path).map_err(Error::io("create", &path))?;
-        let active = Self { id, file, path, position: SEGMENT_HEADER_BYTES as u64, capacity };
-        active.write_header()?;
+        let unfinished = path.with_extension(UNFINISHED_EXTENSION);
+        let file = fs.create_new(&unfinished).map_err(Error::io("create", &unfinished))?;
+        file.preallocate(capacity).map_err(Error::io("preallocate", &unfinished))?;
+        file.write_all_at(&id.header(), 0).map_err(Error::io("write", &unfinished))?;
+        file.sync_data().map_err(Error::io("sync", &unfinished))?;
+        fs.rename(&unfinished, &path).map_err(Error::io("rename", &unfinished))?;
         fs.sync_dir(directory).map_err(Error::io("sync", directory))?;
-        Ok(active)
-    }
-
-    /// Reserves the file's bytes, writes its header and syncs it.
-    pub(super) fn write_header(&self) -> Result<()> {
-        self.file.preallocate(self.capacity).map_err(Error::io("preallocate", &self.path))?;
-        self.file.write_all_at(&self.id.header(), 0).map_err(Error::io("write", &self.path))?;
-        self.file.sync_data().map_err(Error::io("sync", &self.path))
+        Ok(Self { id, file, path, position: SEGMENT_HEADER_BYTES as u64, capacity })
     }
 
     /// Returns whether a frame of `payload_bytes` still fits.
@@ -162,6 +166,15 @@ mod tests {
         }
         assert!(ID.check_header(&[]).is_err());
     }
+
+    // Stored logs hold these bytes: a failure here means that old logs would not be read.
+    #[test]
+    fn the_bytes_of_a_header_do_not_drift() {
+        let hex: String = ID.header().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN_HEADER);
+    }
+    const GOLDEN_HEADER: &str = "5457494345534547010000000100000002000000000000000300000000000000\
+        66726175642d7665726469637473000000000000000000000000000008ff0ec7";
 
     #[test]
     fn file_names_state_their_base() {
