@@ -16,6 +16,9 @@ pub use columns::{ClickColumns, ClickIdForm, click_fields};
 pub use read::{LedgerFile, LedgerRow, RowSink, read_rates, read_rows};
 pub use write::{LedgerWriter, Settled, make_room, rates_path, write_rates};
 
+#[cfg(test)]
+mod tests;
+
 /// Metadata key: version of the ledger's columns and rules.
 pub const KEY_VERSION: &str = "twice.ledger.version";
 /// Metadata key: the stream's settings as JSON.

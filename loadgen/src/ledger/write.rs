@@ -232,7 +232,7 @@ impl LedgerWriter {
         Ok(())
     }
 
-    fn close_part(&mut self) -> Result<()> {
+    pub(super) fn close_part(&mut self) -> Result<()> {
         self.write_group()?;
         match &self.part {
             Some(part) if part.writer.flushed_row_groups().is_empty() => {

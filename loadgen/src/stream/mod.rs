@@ -14,4 +14,6 @@ mod settings;
 pub use copies::{ClickStream, Content, Copy, Kind};
 pub use json::{Texts, write_line};
 pub use rates::{CampaignRate, campaign_rates};
+#[cfg(test)]
+pub(crate) use settings::tests::settings as settings_for_tests;
 pub use settings::{StreamSettings, Timing};

@@ -143,7 +143,7 @@ impl Gathered {
     }
 
     /// Computes every row under a dedup horizon of `horizon_hours`.
-    pub fn expect(mut self, horizon_hours: i64, prices: &Prices) -> Expected {
+    pub fn expect_bill(mut self, horizon_hours: i64, prices: &Prices) -> Expected {
         self.rows.sort_unstable_by_key(|row| (row.campaign, row.click_id, row.order));
         let mut hours: BTreeMap<i64, ExpectedRows> = BTreeMap::new();
         let mut currencies = HashMap::new();
@@ -169,7 +169,7 @@ impl Gathered {
                 }
             }
         }
-        Expected { hours, campaigns: self.campaigns, currencies }
+        Expected { hours, campaigns: self.campaigns, currencies, partial: false }
     }
 }
 
@@ -217,6 +217,8 @@ pub struct Expected {
     hours: BTreeMap<i64, ExpectedRows>,
     campaigns: CampaignIndex,
     currencies: HashMap<(i64, u32), (String, bool)>,
+    /// The ledgers do not know everything that was sent.
+    partial: bool,
 }
 
 impl Expected {
@@ -250,6 +252,11 @@ impl Expected {
         Some((currency, *begun))
     }
 
+    /// Returns whether a row of the ledgers' campaigns may be absent here and yet be right.
+    pub fn is_partial(&self) -> bool {
+        self.partial
+    }
+
     /// Lets copies be stored more often than the ledgers say.
     pub fn allow_extra_copies(&mut self) {
         for row in self.hours.values_mut().flat_map(HashMap::values_mut) {
@@ -264,6 +271,7 @@ impl Expected {
 
     /// Leaves lower bounds only: the ledgers do not know everything that was sent.
     pub fn drop_upper_bounds(&mut self) {
+        self.partial = true;
         for row in self.hours.values_mut().flat_map(HashMap::values_mut) {
             for bounds in [
                 &mut row.gross,

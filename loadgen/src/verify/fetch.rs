@@ -80,6 +80,17 @@ enum Progress {
     Other,
 }
 
+/// What asking to reconcile an hour came to.
+#[derive(Debug)]
+enum Asked {
+    /// The run ended, with this outcome.
+    Ended(String),
+    /// The node answered and then broke off, or is busy: ask again.
+    Broken,
+    /// No answer at all.
+    Unreachable(String),
+}
+
 /// A node to verify.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -160,15 +171,23 @@ impl Node {
     /// Reconciles `hour` and waits for the end. A connection that breaks is made again: a rerun changes nothing.
     pub(super) async fn reconcile(&self, hour: Hour, timeout: Duration) -> Result<()> {
         let started = Instant::now();
+        let mut last_answer = started;
         let mut attempt = 0;
         loop {
             let left = timeout.saturating_sub(started.elapsed());
             match tokio::time::timeout(left, self.reconcile_once(hour)).await {
-                Ok(Ok(Some(outcome))) => {
+                Ok(Ok(Asked::Ended(outcome))) => {
                     tell(&format!("{hour} reconciled: {outcome}"));
                     return Ok(());
                 }
-                Ok(Ok(None)) => {}
+                Ok(Ok(Asked::Broken)) => last_answer = Instant::now(),
+                Ok(Ok(Asked::Unreachable(problem))) if last_answer.elapsed() >= self.args.give_up_after => {
+                    bail!(
+                        "reconcile {hour} at {}: {problem}; is the node running? (--target)",
+                        self.server.base()
+                    )
+                }
+                Ok(Ok(Asked::Unreachable(_))) => {}
                 Ok(Err(error)) => return Err(error),
                 Err(_) => bail!(
                     "{hour} was not reconciled within {} s; raise --reconcile-timeout",
@@ -180,21 +199,23 @@ impl Node {
         }
     }
 
-    /// Returns the outcome, or `None` where the connection broke before it came.
-    async fn reconcile_once(&self, hour: Hour) -> Result<Option<String>> {
+    async fn reconcile_once(&self, hour: Hour) -> Result<Asked> {
         let request = self
             .server
             .request(Method::POST, "/v1/reconciliations")
             .header("content-type", "application/json")
             .body(format!(r#"{{"hour":"{hour}"}}"#));
-        let Ok(mut answer) = request.send().await else { return Ok(None) };
+        let mut answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Asked::Unreachable(error.without_url().to_string())),
+        };
         let status = answer.status();
         if status.is_client_error() {
             let said = excerpt(&answer.bytes().await.unwrap_or_default());
             bail!("reconcile {hour}: {status} {said}; {}", advice(status).unwrap_or("see the node's log"));
         }
         if !status.is_success() {
-            return Ok(None);
+            return Ok(Asked::Broken);
         }
         let mut text = Vec::new();
         while let Ok(Some(chunk)) = answer.chunk().await {
@@ -202,11 +223,11 @@ impl Node {
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
                 if let Some(outcome) = read_progress(hour, &line)? {
-                    return Ok(Some(outcome));
+                    return Ok(Asked::Ended(outcome));
                 }
             }
         }
-        read_progress(hour, &text)
+        Ok(read_progress(hour, &text)?.map_or(Asked::Broken, Asked::Ended))
     }
 }
 

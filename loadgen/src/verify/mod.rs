@@ -63,7 +63,7 @@ pub fn expect_from_ledgers(args: &VerifyArgs) -> Result<Expected> {
         rates.extend(read_rates(path)?);
     }
     let prices = Prices::new(&rates, gathered.campaigns_mut());
-    let mut expected = gathered.expect(i64::from(args.horizon_hours), &prices);
+    let mut expected = gathered.expect_bill(i64::from(args.horizon_hours), &prices);
     if !whole {
         expected.drop_upper_bounds();
     } else if args.extra_copies {
