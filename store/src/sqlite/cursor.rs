@@ -53,3 +53,17 @@ pub(super) fn page<T, K: Serialize>(
     };
     Ok(Page { rows, next_cursor })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_in_its_own_list_alone() {
+        let cursor = encode("runs", &7i64).expect("encodes");
+        assert_eq!(decode::<i64>("runs", Some(&cursor)).expect("reads"), Some(7));
+        assert!(matches!(decode::<i64>("hours", Some(&cursor)), Err(Error::Cursor)));
+        assert!(matches!(decode::<String>("runs", Some(&cursor)), Err(Error::Cursor)));
+        assert_eq!(decode::<i64>("runs", None).expect("reads"), None);
+    }
+}

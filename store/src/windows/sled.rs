@@ -34,7 +34,8 @@ impl SledWindows {
         blocking(move || open_or_replace(&folder, cache_bytes)).await
     }
 
-    fn publish_row(&self, row: &WindowRow) -> Result<()> {
+    /// Stores one row, unless the stored fence is equal or higher. Blocks.
+    pub(super) fn publish_row(&self, row: &WindowRow) -> Result<()> {
         let key = encoding::key_of(row);
         let value = encoding::encode(&key, row);
         let mut stored = self.db.get(&key).map_err(failed("read a row"))?;
