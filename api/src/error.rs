@@ -91,10 +91,13 @@ impl Error {
                 (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Request cannot be answered")
             }
             Error::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests"),
-            Error::Unavailable { .. } | Error::KeyFile { .. } => {
+            Error::Unavailable { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable")
             }
-            Error::Internal { .. } | Error::Config { .. } | Error::KeyDamaged { .. } => {
+            Error::Internal { .. }
+            | Error::Config { .. }
+            | Error::KeyFile { .. }
+            | Error::KeyDamaged { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Server failure")
             }
         }

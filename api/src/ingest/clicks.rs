@@ -133,9 +133,11 @@ async fn keys_of_request(
         return Ok(loaded);
     }
     let keys = keys.clone();
-    web::block(move || keys.load(&spans))
+    let loaded = web::block(move || keys.load(&spans))
         .await
-        .map_err(|source| Error::Internal { what: "reading month keys", source: Some(Box::new(source)) })?
+        .map_err(|source| Error::Internal { what: "reading month keys", source: Some(Box::new(source)) })?;
+    // Without a key nothing can be stored: every click of the request is to be sent again.
+    loaded.map_err(|error| Error::unavailable("the folder of pseudonym keys", config.retry_after_s, error))
 }
 
 /// How clicks that come without an id get one (CR-1).

@@ -1,0 +1,7 @@
+//! The HTTP face over real sockets, on the real log and the real stores.
+
+mod bad_input;
+mod clicks;
+mod operations;
+mod query;
+mod support;

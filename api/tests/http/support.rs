@@ -1,0 +1,231 @@
+//! A server on a free port of loopback, over real files in a folder of its own.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use twice_api::ports::{
+    ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus, PortError,
+    Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, StreamReport, StreamStatus,
+};
+use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
+use twice_log::archive::RunOutcome;
+use twice_log::event::record;
+use twice_log::fail::FailPoints;
+use twice_log::fs::RealFs;
+use twice_log::hot::ClickLog;
+use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
+use twice_log::{
+    CampaignId, Click, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
+};
+use twice_store::{SledWindows, SqliteStore};
+
+pub const NDJSON: &str = "application/x-ndjson";
+pub const JSON: &str = "application/json";
+
+/// A clock that stands where it is set.
+pub struct SetClock(AtomicI64);
+
+impl Clock for SetClock {
+    fn now(&self) -> UtcMillis {
+        UtcMillis::clamped(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The parts behind the ports, reduced to what this crate does with their answers.
+struct Parts;
+
+#[async_trait]
+impl ReconcileControl for Parts {
+    async fn start(&self, target: ReconcileTarget) -> Result<BoxStream<'static, ReconcileEvent>, PortError> {
+        let ReconcileTarget::Hour(hour) = target else {
+            return Err(PortError::Conflict {
+                reason: "a reconciliation of all due hours is under way".into(),
+            });
+        };
+        let run_id = format!("lambda/{hour}/000001");
+        let step = ReconcileEvent::Step { hour, step: ReconcileStep::Sealing };
+        let outcome = RunOutcome::Committed;
+        let done = ReconcileEvent::Done { hour, outcome, run_id, rows: 3, unexplained: Some(0) };
+        Ok(stream::iter([step, done]).boxed())
+    }
+}
+
+#[async_trait]
+impl ExplainControl for Parts {
+    async fn explain(&self, query: ExplainQuery) -> Result<Explanation, PortError> {
+        Err(PortError::NotFound { what: format!("a committed run of {}", query.hour) })
+    }
+}
+
+#[async_trait]
+impl StreamStatus for Parts {
+    async fn report(&self) -> Result<StreamReport, PortError> {
+        Err(PortError::Unavailable { reason: "the stream path is down".into() })
+    }
+
+    async fn campaign(&self, _campaign: &CampaignId) -> Result<PartitionStatus, PortError> {
+        Ok(PartitionStatus {
+            generation: Generation(0),
+            partition: PartitionId(0),
+            state: PartitionState::Running,
+            applied_end: LogOffset(5),
+            log_end: LogOffset(5),
+            archived_end: LogOffset(0),
+            lag: 0,
+            fresh_to: Some(time("2025-01-15T12:29:59Z")),
+            detail: None,
+        })
+    }
+}
+
+#[async_trait]
+impl HealthStatus for Parts {
+    async fn readiness(&self) -> Readiness {
+        Readiness { ready: false, reasons: vec!["the log is recovering".into()] }
+    }
+}
+
+pub struct Server {
+    pub url: String,
+    pub client: Client,
+    pub clock: Arc<SetClock>,
+    pub log: Arc<EmbeddedLog>,
+    pub store: SqliteStore,
+    pub windows: Arc<SledWindows>,
+    handle: actix_web::dev::ServerHandle,
+    _folder: TempDir,
+}
+
+pub fn time(text: &str) -> UtcMillis {
+    text.parse().expect("valid time")
+}
+
+pub fn hour(text: &str) -> Hour {
+    text.parse().expect("valid hour")
+}
+
+pub fn campaign(text: &str) -> CampaignId {
+    CampaignId::new(text).expect("valid id")
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_with(ApiConfig::default(), |_| {}).await
+    }
+
+    /// Starts a server at 2025-01-15T12:30:00Z; `replace` may put other parts in place of the real ones.
+    pub async fn start_with(config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let clock = Arc::new(SetClock(AtomicI64::new(time("2025-01-15T12:30:00Z").epoch_ms())));
+        let log_config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
+        let log = EmbeddedLog::open(
+            Arc::new(RealFs),
+            &folder.path().join("log"),
+            log_config,
+            FailPoints::default(),
+        );
+        let log = Arc::new(log.expect("log opens"));
+        let store = SqliteStore::open(&folder.path().join("twice.sqlite"), clock.clone()).await;
+        let store = store.expect("store opens");
+        let windows = SledWindows::open(&folder.path().join("windows"), 8 << 20).await.expect("windows open");
+        let windows = Arc::new(windows);
+        let mut deps = ApiDeps {
+            log: log.clone(),
+            windows: windows.clone(),
+            billing: Arc::new(store.clone()),
+            campaigns: Arc::new(store.clone()),
+            imports: Arc::new(store.clone()),
+            clock: clock.clone(),
+            pseudonyms: Arc::new(PseudonymKeys::open(folder.path().join("keys")).expect("keys open")),
+            reconcile: Arc::new(Parts),
+            explain: Arc::new(Parts),
+            stream: Arc::new(Parts),
+            health: Arc::new(Parts),
+            render_metrics: Arc::new(|| "twice_test 1\n".to_owned()),
+        };
+        replace(&mut deps);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let config = ApiConfig { workers: 1, ..config };
+        let (server, handle) = twice_api::serve(deps, listener, config).expect("serves");
+        actix_web::rt::spawn(server);
+        Self { url, client: Client::new(), clock, log, store, windows, handle, _folder: folder }
+    }
+
+    pub fn set_clock(&self, now: &str) {
+        self.clock.0.store(time(now).epoch_ms(), Ordering::SeqCst);
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.put(format!("{}{path}", self.url)).json(body)
+    }
+
+    /// Reads every click of the log, in order of partition and offset.
+    pub async fn clicks(&self) -> Vec<Click> {
+        let records = self.records(Topic::AdClicks).await;
+        records.iter().map(|bytes| record::decode_click(bytes).expect("a click")).collect()
+    }
+
+    /// Reads every verdict of the log.
+    pub async fn verdicts(&self) -> Vec<Verdict> {
+        let records = self.records(Topic::FraudVerdicts).await;
+        records.iter().map(|bytes| record::decode_verdict(bytes).expect("a verdict")).collect()
+    }
+
+    async fn records(&self, topic: Topic) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        for partition in (0..self.log.partitions()).map(PartitionId) {
+            let end = self.log.bounds(topic, partition).await.expect("bounds").end;
+            let mut from = LogOffset(0);
+            while from < end {
+                let batch = self.log.read(topic, partition, from, 1 << 20).await.expect("reads");
+                for (offset, bytes) in batch.records {
+                    records.push(bytes.to_vec());
+                    from = offset.next();
+                }
+            }
+        }
+        records
+    }
+
+    pub async fn stop(self) {
+        self.handle.stop(true).await;
+    }
+}
+
+/// Sends a request and returns its status and JSON.
+pub async fn ask(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let text = response.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")))
+}
+
+/// Sends a request that must be refused as a whole: a problem document of that status that mentions `mentions`.
+pub async fn problem(request: RequestBuilder, status: u16, mentions: &str) {
+    let response = request.send().await.expect("an answer");
+    let content_type = response.headers()["content-type"].to_str().expect("text").to_owned();
+    let got = response.status().as_u16();
+    assert!(response.headers().contains_key("x-request-id"), "{status} {mentions}");
+    let text = response.text().await.expect("a body");
+    assert_eq!((got, content_type.as_str()), (status, "application/problem+json"), "{mentions}: {text}");
+    let body: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(body["status"], status);
+    let detail = body["detail"].as_str().expect("a detail");
+    assert!(detail.contains(mentions), "does not mention {mentions:?}: {detail}");
+}
