@@ -96,7 +96,7 @@ fn missing_directories(path: &Path, exists: impl Fn(&Path) -> bool) -> Vec<PathB
 }
 
 /// Returns the directory that holds `path`'s entry.
-fn parent_of(path: &Path) -> &Path {
+pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

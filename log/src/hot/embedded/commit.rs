@@ -14,6 +14,7 @@ use super::frame::encode_frame;
 use super::partition::{Partition, PublishedFrame};
 use super::queue::{FrameParts, Queue};
 use super::segment::ActiveSegment;
+use super::sync::SyncThreads;
 use crate::error::{Error, Result};
 use crate::event::LogOffset;
 use crate::fail::{FailPoint, FailPoints};
@@ -37,6 +38,7 @@ pub(super) struct Committer {
     pub partitions: Arc<Vec<Partition>>,
     pub segment_bytes: u64,
     pub fail_points: FailPoints,
+    pub sync_threads: SyncThreads,
 }
 
 impl Committer {
@@ -58,11 +60,7 @@ impl Committer {
     fn commit(&mut self, group: &[FrameParts]) -> Result<()> {
         let frames = group.iter().map(|parts| self.write(parts)).collect::<Result<Vec<_>>>()?;
         self.fail_points.pass(FailPoint::LogWritten);
-        for FrameParts { slot, .. } in group {
-            if let Some(active) = &self.writers[*slot].active {
-                active.file.sync_data().map_err(Error::io("sync", &active.path))?;
-            }
-        }
+        self.sync(group)?;
         self.fail_points.pass(FailPoint::LogSynced);
         for (FrameParts { slot, .. }, frame) in group.iter().zip(frames) {
             if let Some(active) = &self.writers[*slot].active {
@@ -70,6 +68,14 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    fn sync(&self, group: &[FrameParts]) -> Result<()> {
+        let active: Vec<&ActiveSegment> =
+            group.iter().filter_map(|parts| self.writers[parts.slot].active.as_ref()).collect();
+        let files: Vec<_> = active.iter().map(|active| active.file.clone()).collect();
+        let synced = self.sync_threads.sync_all(&files);
+        synced.map_err(|(index, error)| Error::io("sync", &active[index].path)(error))
     }
 
     /// Writes the parts as one frame, into a new segment where the active one is full.

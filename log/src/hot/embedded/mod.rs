@@ -22,6 +22,7 @@ mod read;
 mod recover;
 mod scan;
 mod segment;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -44,11 +45,12 @@ use self::partition::{Located, Partition, PartitionKey};
 use self::queue::Queue;
 use self::recover::Recovered;
 use self::segment::SEGMENT_HEADER_BYTES;
+use self::sync::SyncThreads;
 use super::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 use crate::error::{Error, Result};
 use crate::event::{Generation, LogOffset, PartitionId, Topic};
 use crate::fail::FailPoints;
-use crate::fs::{FileSystem, RealFs};
+use crate::fs::{FileSystem, RealFs, parent_of};
 
 /// How often a reader beside a writer looks for new records. There is nothing between the processes to wake it.
 const READER_POLL: Duration = Duration::from_millis(20);
@@ -121,7 +123,10 @@ impl EmbeddedLog {
         let room = config.segment_bytes - (SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES) as u64;
         let frame_bytes_max = usize::try_from(room).unwrap_or(usize::MAX).min(FRAME_PAYLOAD_BYTES_MAX);
         let queue = Arc::new(Queue::new(partitions.len(), config.waiting_bytes_max, frame_bytes_max));
+        let sync_threads = SyncThreads::start(config.partitions as usize)
+            .map_err(Error::io("start the threads of", directory))?;
         let committer = Committer {
+            sync_threads,
             fs: fs.clone(),
             queue: queue.clone(),
             writers,
@@ -313,21 +318,24 @@ fn keys(layout: &Layout) -> impl Iterator<Item = PartitionKey> {
     })
 }
 
-/// Creates the directories of all partitions. Those that are there are synced as well: whoever made them may have been
-/// killed before it synced them.
+/// Creates the directories of all partitions. Those that are there are synced as well, the log's own entry too:
+/// whoever made them may have been killed before it synced them.
 fn create_directories(fs: &dyn FileSystem, directory: &Path, layout: &Layout) -> Result<()> {
     for key in keys(layout) {
         let own = key.directory(directory);
         fs.create_dir_all(&own).map_err(Error::io("create", &own))?;
     }
-    for topic in Topic::ALL {
-        let topic = directory.join(topic.name());
-        let generation = topic.join(layout.generation.to_string());
-        for parent in [&generation, &topic] {
-            fs.sync_dir(parent).map_err(Error::io("sync", parent))?;
-        }
+    let generation = layout.generation.to_string();
+    let topics = Topic::ALL.map(|topic| directory.join(topic.name()));
+    let own = topics.iter().flat_map(|topic| [topic.join(&generation), topic.clone()]);
+    for parent in own.chain([directory.to_path_buf()]) {
+        fs.sync_dir(&parent).map_err(Error::io("sync", &parent))?;
     }
-    fs.sync_dir(directory).map_err(Error::io("sync", directory))
+    match fs.sync_dir(parent_of(directory)) {
+        // Not ours to open, so not ours to have made the log's directory in.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(Error::io("sync", parent_of(directory))),
+    }
 }
 
 /// Runs file work off the executor.
