@@ -244,7 +244,7 @@ fn writer_options(kind: FileKind) -> std::result::Result<(SchemaRef, ArrowWriter
 
 fn base_properties() -> std::result::Result<WriterPropertiesBuilder, ParquetError> {
     Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(2)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_dictionary_enabled(true))
@@ -255,13 +255,14 @@ fn click_properties() -> std::result::Result<WriterPropertiesBuilder, ParquetErr
     for column in ["event_time", "arrival_time", "watermark", "log_offset"] {
         builder = packed(builder, column);
     }
-    // Unique or nearly so: a dictionary would be written and given up, and bounds would prune nothing.
+    // Unique or nearly so: a dictionary would be written and given up, and bounds would prune nothing. Splitting the
+    // bytes of time-ordered ids would save 2 more bytes a click, but DuckDB does not read fixed bytes so encoded.
     for column in ["click_id", "payload_hash", "ip_hash", "user_id"] {
         builder = builder
             .set_column_dictionary_enabled(ColumnPath::from(column), false)
             .set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Chunk);
     }
-    Ok(builder)
+    Ok(builder.set_column_encoding(ColumnPath::from("user_id"), Encoding::DELTA_LENGTH_BYTE_ARRAY))
 }
 
 fn verdict_properties() -> std::result::Result<WriterPropertiesBuilder, ParquetError> {

@@ -187,21 +187,23 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes sure that an object just read cannot vanish: its directory is synced unless it is known to be.
-    fn settle_read(&self, location: &ObjectPath) -> StoreResult<()> {
+    /// Returns whether an object just read may not be durable yet. No I/O.
+    fn is_unsettled(&self, location: &ObjectPath) -> StoreResult<bool> {
         let target = self.target(location)?;
         let directory = target.parent().unwrap_or(&self.root);
-        let (settled, publishing) = {
-            let directories = self.directories();
-            (directories.settled.contains(directory), directories.publishing.contains_key(directory))
-        };
-        if publishing && self.stopped.load(Ordering::SeqCst) {
+        let directories = self.directories();
+        Ok(!directories.settled.contains(directory) || directories.publishing.contains_key(directory))
+    }
+
+    /// Makes sure that an object just read cannot vanish: syncs its directory, with its whole path if need be.
+    fn settle_read(&self, location: &ObjectPath) -> StoreResult<()> {
+        if self.stopped.load(Ordering::SeqCst) {
             return Err(stopped());
         }
-        if !settled {
-            return self.settle(directory);
-        }
-        if publishing { self.sync_dir(directory) } else { Ok(()) }
+        let target = self.target(location)?;
+        let directory = target.parent().unwrap_or(&self.root);
+        self.settle(directory)?;
+        self.sync_dir(directory)
     }
 
     fn delete(&self, location: &ObjectPath) -> StoreResult<()> {
@@ -300,9 +302,11 @@ impl ObjectStore for DurableLocal {
 
     async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> StoreResult<GetResult> {
         let found = self.shared.local.get_opts(location, options).await?;
-        let location = location.clone();
         // After the file was found: a publish step either is still announced, or had synced before it was found.
-        self.blocking(move |shared| shared.settle_read(&location)).await?;
+        if self.shared.is_unsettled(location)? {
+            let location = location.clone();
+            self.blocking(move |shared| shared.settle_read(&location)).await?;
+        }
         Ok(found)
     }
 

@@ -45,7 +45,7 @@ impl Archive {
     pub async fn seals(&self, hour: Hour) -> Result<Vec<StoredSeal>> {
         let mut seals = Vec::new();
         for object in self.list(&layout::seal_folder(hour), None).await? {
-            seals.extend(self.seal_at(&object.location.to_string()).await?);
+            seals.extend(self.seal_at(object.location.as_ref()).await?);
         }
         seals.sort_by_key(|stored: &StoredSeal| (stored.seal.generation, stored.seal.partition));
         Ok(seals)
@@ -175,7 +175,7 @@ impl Archive {
         Ok(results)
     }
 
-    /// Returns the hours that have runs of `path`, in order.
+    /// Returns the hours that have runs of `path`, in order; one whose first put is under way may have none yet.
     ///
     /// # Errors
     /// `ArchiveDamage` if a folder among them is no hour.

