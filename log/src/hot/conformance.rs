@@ -1,7 +1,7 @@
 //! The suite that every backend of [`ClickLog`] passes: its contract, as checks that panic with what broke.
 //!
-//! A backend's test implements [`LogUnderTest`] and calls [`run`]. Backends whose offsets or segments do not start
-//! from nothing still pass: no check assumes that an end begins at 0 unless the log is new.
+//! A backend's test implements [`LogUnderTest`] and calls [`run`]. Each check takes a new, empty log, whose first offset
+//! is 0. What survives power loss is each backend's own to test: it depends on the file layer beneath.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
