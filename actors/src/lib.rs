@@ -13,6 +13,8 @@ mod feed;
 pub mod metrics;
 pub mod partition;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use archiver::{ArchiverStatus, Archiving, ArchivingParts};
 pub use config::{ArchiverConfig, StreamConfig};
