@@ -1,0 +1,121 @@
+//! Settings of the batch path.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use twice_log::archive::CountingSettings;
+
+use crate::error::{Error, Result};
+use crate::recompute::ResourceLimits;
+
+/// Below this a single batch in flight may not fit.
+const MEMORY_BYTES_MIN: u64 = 64 << 20;
+
+/// Settings of the batch path. None of them changes a count; `counting` holds those that do.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReconcilerConfig {
+    /// Whether hours are closed by the clock; without it only requests close them. Default true.
+    #[arg(long = "reconcile-schedule", id = "reconcile_schedule", action = ArgAction::Set, default_value_t = true)]
+    pub schedule: bool,
+    /// How often the schedule looks for hours to close. Shorter closes sooner and reads the archive more often.
+    /// 100 to 600_000, default 5_000.
+    #[arg(long = "reconcile-tick-ms", id = "reconcile_tick_ms", default_value_t = ReconcilerConfig::default().tick_ms)]
+    pub tick_ms: u64,
+    /// Wait after an hour's end before it closes. Longer makes fewer late clicks and a later bill. Default 120_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().close_delay_ms)]
+    pub close_delay_ms: u64,
+    /// An hour already past when its clicks arrived closes after this long without arrivals for it. Longer makes fewer
+    /// restatements of imports, and a later bill. Default 600_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().backfill_quiet_ms)]
+    pub backfill_quiet_ms: u64,
+    /// How long a partition may take to seal before it is recorded as unsealed for ever. Longer waits out longer
+    /// restarts of the stream, and delays the bill. Default 900_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().seal_timeout_ms)]
+    pub seal_timeout_ms: u64,
+    /// How long manifests may take to reach the cutoff before the attempt fails. Default 900_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().archive_timeout_ms)]
+    pub archive_timeout_ms: u64,
+    /// How often manifests are read while waiting for them. 10 to 60_000, default 250.
+    #[arg(long, default_value_t = ReconcilerConfig::default().archive_poll_ms)]
+    pub archive_poll_ms: u64,
+    /// Attempts of one hour before it waits for a request or a restart. At least 1, default 8.
+    #[arg(long = "reconcile-attempts-max", id = "reconcile_attempts_max", default_value_t = ReconcilerConfig::default().attempts_max)]
+    pub attempts_max: u32,
+    /// First pause after a failed attempt; it doubles up to ten minutes. Default 2_000.
+    #[arg(long = "reconcile-backoff-ms-min", id = "reconcile_backoff_ms_min", default_value_t = ReconcilerConfig::default().backoff_ms_min)]
+    pub backoff_ms_min: u64,
+    /// Threads of one recompute; 0 means one a core. Default 0.
+    #[arg(long = "recompute-threads", id = "recompute_threads", default_value_t = ReconcilerConfig::default().threads)]
+    pub threads: usize,
+    /// Memory the operators of one recompute may reserve; the process may take about half as much again. Less makes
+    /// more slices, so more reading. At least 64 MiB, default 1 GiB.
+    #[arg(long = "recompute-memory-bytes-max", id = "recompute_memory_bytes_max", default_value_t = ReconcilerConfig::default().memory_bytes_max)]
+    pub memory_bytes_max: u64,
+    /// Whether each file's SHA-256 is compared before it is read; costs one more read of the files. Default true.
+    #[arg(long = "recompute-verify-files", id = "recompute_verify_files", action = ArgAction::Set, default_value_t = true)]
+    pub verify_files: bool,
+    /// Niceness of the recompute process. 0 to 19, default 10.
+    #[arg(long = "recompute-nice", id = "recompute_nice", default_value_t = ReconcilerConfig::default().nice)]
+    pub nice: i32,
+    /// Where a recompute spills to; made if absent. Default: the system's temporary folder.
+    #[arg(skip = ReconcilerConfig::default().spill_dir)]
+    pub spill_dir: PathBuf,
+    /// Counting settings, horizons and lateness. They must equal the stream's.
+    #[arg(skip)]
+    pub counting: CountingSettings,
+}
+
+impl Default for ReconcilerConfig {
+    fn default() -> Self {
+        Self {
+            schedule: true,
+            tick_ms: 5_000,
+            close_delay_ms: 120_000,
+            backfill_quiet_ms: 600_000,
+            seal_timeout_ms: 900_000,
+            archive_timeout_ms: 900_000,
+            archive_poll_ms: 250,
+            attempts_max: 8,
+            backoff_ms_min: 2_000,
+            threads: 0,
+            memory_bytes_max: 1 << 30,
+            spill_dir: std::env::temp_dir(),
+            verify_files: true,
+            nice: 10,
+            counting: CountingSettings::default(),
+        }
+    }
+}
+
+impl ReconcilerConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// `Config` naming the first setting out of its bounds.
+    pub fn validate(&self) -> Result<()> {
+        let bounds = [
+            ("reconcile_tick_ms", self.tick_ms, 100, 600_000),
+            ("archive_poll_ms", self.archive_poll_ms, 10, 60_000),
+            ("reconcile_attempts_max", u64::from(self.attempts_max), 1, u64::from(u32::MAX)),
+            ("recompute_memory_bytes_max", self.memory_bytes_max, MEMORY_BYTES_MIN, u64::MAX),
+            ("recompute_nice", u64::try_from(self.nice).unwrap_or(u64::MAX), 0, 19),
+        ];
+        match bounds.iter().find(|(_, value, low, high)| value < low || value > high) {
+            None => Ok(()),
+            Some((name, value, low, high)) => Err(Error::Config {
+                reason: format!("{name} is {value}; it must lie within {low} and {high}"),
+            }),
+        }
+    }
+
+    /// Returns what one recompute may use.
+    pub(crate) fn limits(&self) -> ResourceLimits {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        ResourceLimits {
+            threads: if self.threads == 0 { cores } else { self.threads },
+            memory_bytes_max: self.memory_bytes_max,
+            spill_dir: self.spill_dir.clone(),
+            verify_files: self.verify_files,
+        }
+    }
+}

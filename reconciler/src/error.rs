@@ -1,0 +1,151 @@
+//! The errors of the batch path, split by what the caller must do.
+
+use twice_log::{Generation, Hour, LogOffset, PartitionId, Topic};
+
+/// Result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Try again later: something outside did not answer yet.
+    Retry,
+    /// Stored bytes or the rules contradict each other: stop and show the operator the place.
+    Damage,
+    /// The request or the configuration must change first.
+    Refuse,
+}
+
+/// Errors of the batch path.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log or the archive failed; its own kind decides.
+    #[error(transparent)]
+    Log(#[from] twice_log::Error),
+    /// A store failed; the attempt is repeated.
+    #[error("store")]
+    Store(#[from] twice_store::Error),
+    /// Reading or writing an object of the archive failed; the attempt is repeated.
+    #[error("archive: {action} {path}")]
+    Archive {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object of the archive does not say what it must. The operator restores it.
+    #[error("{path}: {reason}")]
+    ArchiveDamage { path: String, reason: String },
+    /// The manifests skip offsets, or end below the cutoff though the archiver said it was done. Nothing is billed (G-3).
+    #[error(
+        "hole in the manifests of {topic} partition {generation}-{partition}: expected offset {expected}, found {found}"
+    )]
+    Hole {
+        topic: Topic,
+        generation: Generation,
+        partition: PartitionId,
+        expected: LogOffset,
+        found: LogOffset,
+    },
+    /// The manifests did not reach the cutoff in time. The attempt is repeated; nothing is billed.
+    #[error(
+        "the archive reached offset {reached} of {topic} partition {partition}, and the cutoff is {cutoff}"
+    )]
+    ArchiveBehind { topic: Topic, partition: PartitionId, reached: LogOffset, cutoff: LogOffset },
+    /// The hour is not over, so it cannot be closed yet.
+    #[error("hour {hour} ends at {}; it can be reconciled after that", hour.end())]
+    HourNotOver { hour: Hour },
+    /// The hour has no run that ended (HTTP 404).
+    #[error("hour {hour} is not reconciled yet")]
+    NotReconciled { hour: Hour },
+    /// The query engine failed.
+    #[error("query engine: {action}")]
+    Engine {
+        action: &'static str,
+        #[source]
+        source: Box<datafusion::error::DataFusionError>,
+    },
+    /// What the engine answered breaks a rule the counts must keep (CR-5, G-5). A bug or damage: nothing is billed.
+    #[error("result of the recompute is contradictory: {reason}")]
+    Contradiction { reason: String },
+    /// The child process could not be started or spoken to.
+    #[error("recompute process: {action}")]
+    Process {
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The child process ended without a result.
+    #[error("recompute process failed ({status}): {detail}")]
+    ChildFailed { status: String, detail: String },
+    /// A request between parent and child, or the run's settings, does not read.
+    #[error("{what} does not read")]
+    Json {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The run's SQL and settings are not those of this build, so its inputs cannot be used. The run is abandoned.
+    #[error("run {run_id} was begun under other rules ({recorded}, this build has {present})")]
+    OtherRules { run_id: String, recorded: String, present: String },
+    /// The attempt that several waited for failed; the first of them has the error itself.
+    #[error("hour {hour}: {detail}")]
+    Attempt { hour: Hour, detail: String },
+    /// A setting does not fit.
+    #[error("{reason}")]
+    Config { reason: String },
+    /// The reconciler was stopped.
+    #[error("the reconciler is stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// Returns what the caller does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Log(source) => match source.kind() {
+                twice_log::ErrorKind::Retry | twice_log::ErrorKind::Conflict => ErrorKind::Retry,
+                twice_log::ErrorKind::Damage => ErrorKind::Damage,
+                twice_log::ErrorKind::Fatal => ErrorKind::Refuse,
+            },
+            Error::Store(_)
+            | Error::Archive { .. }
+            | Error::ArchiveBehind { .. }
+            | Error::Process { .. }
+            | Error::ChildFailed { .. }
+            | Error::Engine { .. }
+            | Error::Attempt { .. } => ErrorKind::Retry,
+            Error::ArchiveDamage { .. }
+            | Error::Hole { .. }
+            | Error::Contradiction { .. }
+            | Error::Json { .. }
+            | Error::OtherRules { .. } => ErrorKind::Damage,
+            Error::HourNotOver { .. }
+            | Error::NotReconciled { .. }
+            | Error::Config { .. }
+            | Error::Stopped => ErrorKind::Refuse,
+        }
+    }
+
+    /// Wraps an engine error with what was being done.
+    pub(crate) fn engine(
+        action: &'static str,
+    ) -> impl FnOnce(datafusion::error::DataFusionError) -> Error + Copy {
+        move |source| Error::Engine { action, source: Box::new(source) }
+    }
+}
+
+/// Writes an error with its causes on one line: what status, progress events and the child's error line show.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let detail = next.to_string();
+        if !text.contains(&detail) {
+            text.push_str(": ");
+            text.push_str(&detail);
+        }
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,37 @@
+//! Names of the metrics of the batch path.
+
+/// Hours committed, by `outcome`.
+pub const HOURS_RECONCILED_TOTAL: &str = "twice_reconciler_hours_reconciled_total";
+/// Attempts that failed.
+pub const ATTEMPTS_FAILED_TOTAL: &str = "twice_reconciler_attempts_failed_total";
+/// Duration of one recompute.
+pub const RECOMPUTE_SECONDS: &str = "twice_reconciler_recompute_seconds";
+/// Peak resident memory of the newest recompute.
+pub const RECOMPUTE_RSS_PEAK_BYTES: &str = "twice_reconciler_recompute_rss_peak_bytes";
+/// Copies read by the newest recompute.
+pub const RECOMPUTE_ROWS: &str = "twice_reconciler_recompute_rows";
+/// Hours that wait to be closed.
+pub const HOURS_WAITING: &str = "twice_reconciler_hours_waiting";
+/// Absolute unexplained clicks of the newest run of an hour, summed (G-5: one is a page).
+pub const UNEXPLAINED_CLICKS: &str = "twice_reconciler_unexplained_clicks";
+/// Billable clicks without a rate in the newest run (CR-6: an alert).
+pub const UNPRICED_CLICKS: &str = "twice_reconciler_unpriced_clicks";
+/// Partitions the newest run found unsealed.
+pub const UNSEALED_PARTITIONS: &str = "twice_reconciler_unsealed_partitions";
+
+/// Describes every metric to the recorder that is installed.
+pub fn describe() {
+    metrics::describe_counter!(HOURS_RECONCILED_TOTAL, "hours committed, by outcome");
+    metrics::describe_counter!(ATTEMPTS_FAILED_TOTAL, "attempts to close an hour that failed");
+    metrics::describe_histogram!(RECOMPUTE_SECONDS, metrics::Unit::Seconds, "duration of one recompute");
+    metrics::describe_gauge!(
+        RECOMPUTE_RSS_PEAK_BYTES,
+        metrics::Unit::Bytes,
+        "peak memory of the newest recompute"
+    );
+    metrics::describe_gauge!(RECOMPUTE_ROWS, "copies read by the newest recompute");
+    metrics::describe_gauge!(HOURS_WAITING, "hours that wait to be closed");
+    metrics::describe_gauge!(UNEXPLAINED_CLICKS, "unexplained clicks of the newest run");
+    metrics::describe_gauge!(UNPRICED_CLICKS, "billable clicks without a rate in the newest run");
+    metrics::describe_gauge!(UNSEALED_PARTITIONS, "partitions the newest run found unsealed");
+}

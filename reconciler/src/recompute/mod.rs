@@ -1,0 +1,165 @@
+//! Recomputes one hour's bill from the archive with SQL, in bounded memory.
+//!
+//! Guarantee: the answer depends on the run's inputs alone (CR-8): not on threads, memory, slices or what else lies in
+//! the archive. Words: *inputs* = the run's recorded files, cutoffs, seals and rates; *slice* = the campaigns (or the
+//! share of one campaign's ids) counted at once, so that memory has a bound that does not grow with the hour.
+//! Flow: the parent starts a child process and hands it a [`RecomputeRequest`]; the child reads the inputs, runs
+//! `billing.sql` and `../compare/causes.sql` slice by slice, and answers in JSON lines.
+
+pub mod child;
+mod engine;
+mod process;
+pub(crate) mod relations;
+mod scan;
+mod session;
+mod slices;
+mod split;
+pub(crate) mod values;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use twice_log::CampaignId;
+use twice_log::archive::{Archive, CountingSettings};
+use twice_log::event::Sha256Hex;
+use twice_store::{BillingCounts, Divergence};
+
+use crate::compare::Explanation;
+use crate::error::{Error, Result};
+
+pub use engine::recompute_inputs;
+pub(crate) use engine::{campaign_session, read_counts, read_seals};
+pub use process::ProcessRecompute;
+pub(crate) use session::SliceSession;
+
+/// The statement that makes the bill. An auditor can paste it into another engine.
+pub const BILLING_SQL: &str = include_str!("billing.sql");
+
+/// What one recompute may use of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Bytes the engine's operators may reserve; the process may take about half as much again.
+    pub memory_bytes_max: u64,
+    /// Where operators spill to when they outgrow their share.
+    pub spill_dir: PathBuf,
+    /// Whether each file's SHA-256 is compared with its manifest's before it is read.
+    pub verify_files: bool,
+}
+
+/// Where the child finds the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveLocation {
+    /// A local directory.
+    Local { root: PathBuf },
+}
+
+impl ArchiveLocation {
+    /// Opens the archive for reading.
+    ///
+    /// # Errors
+    /// `Log` if it is not there.
+    pub fn open(&self) -> Result<Archive> {
+        match self {
+            ArchiveLocation::Local { root } => Ok(Archive::read_local(root)?),
+        }
+    }
+}
+
+/// What the child is to answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Billing rows and divergence of every campaign.
+    Bill,
+    /// The copies by which preliminary and billed of one campaign differ, at most `limit`.
+    Explain { campaign: CampaignId, limit: u32 },
+}
+
+/// One order to the engine: what to compute, over which recorded inputs, within which limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecomputeRequest {
+    /// Where the child opens the archive. An in-process runner has its own and ignores it.
+    pub archive: ArchiveLocation,
+    /// Path of the run inputs in the archive, and the hash its bytes must have.
+    pub inputs_path: String,
+    pub inputs_sha256: Sha256Hex,
+    pub limits: ResourceLimits,
+    pub task: Task,
+}
+
+/// Figures of one recompute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Copies in the files of the inputs.
+    pub copies: u64,
+    pub slices: u32,
+    pub seconds: f64,
+    /// Peak resident memory of the process.
+    pub rss_peak_bytes: u64,
+}
+
+/// What a recompute answers, ordered by campaign.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recomputed {
+    pub rows: Vec<BillingCounts>,
+    pub divergence: Vec<Divergence>,
+    pub summary: Summary,
+}
+
+/// Runs recomputes. The node's starts a child process; tests run in their own.
+#[async_trait]
+pub trait Recompute: Send + Sync + 'static {
+    /// Computes billing rows and divergence of the run whose inputs the request names.
+    async fn recompute(&self, request: RecomputeRequest) -> Result<Recomputed>;
+
+    /// Lists the copies by which preliminary and billed of a campaign differ.
+    async fn explain(&self, request: RecomputeRequest) -> Result<Explanation>;
+}
+
+/// Runs recomputes in this process, on a runtime of their own. For tests and offline commands.
+#[derive(Debug, Clone)]
+pub struct InProcessRecompute {
+    archive: Archive,
+}
+
+impl InProcessRecompute {
+    /// Reads from `archive`, whatever place a request names.
+    pub fn new(archive: Archive) -> Self {
+        Self { archive }
+    }
+
+    async fn answer(&self, request: RecomputeRequest) -> Result<child::Answer> {
+        let archive = self.archive.clone();
+        // The engine blocks and spawns: neither belongs on the caller's thread.
+        let work = tokio::task::spawn_blocking(move || child::answer(&archive, &request));
+        work.await.map_err(|error| Error::Process {
+            action: "run in this process",
+            source: std::io::Error::other(error),
+        })?
+    }
+}
+
+#[async_trait]
+impl Recompute for InProcessRecompute {
+    async fn recompute(&self, request: RecomputeRequest) -> Result<Recomputed> {
+        self.answer(request).await?.into_recomputed()
+    }
+
+    async fn explain(&self, request: RecomputeRequest) -> Result<Explanation> {
+        self.answer(request).await?.into_explanation()
+    }
+}
+
+/// Returns the hash of everything that decides how clicks are counted: both SQL texts and the settings (CR-8).
+pub fn rules_sha256(settings: &CountingSettings) -> Result<Sha256Hex> {
+    let settings = serde_json::to_string(settings)
+        .map_err(|source| Error::Json { what: "counting settings", source })?;
+    // Lengths first, so that no text can pass for another's end.
+    let texts = [BILLING_SQL, crate::compare::CAUSES_SQL, settings.as_str()];
+    let joined: String = texts.iter().map(|text| format!("{}\n{text}", text.len())).collect();
+    Ok(Sha256Hex::of(joined.as_bytes()))
+}

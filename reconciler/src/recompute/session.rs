@@ -1,0 +1,131 @@
+//! The query engine of one recompute: bounded memory, a spill folder, and the run's relations under their names.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::MemTable;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::{Expr, col, lit};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use twice_log::Topic;
+use twice_log::archive::Archive;
+
+use super::ResourceLimits;
+use super::relations::{Files, Relations, engine_schema};
+use super::scan::FilesTable;
+use super::slices::Slice;
+use super::split::in_part;
+use crate::error::{Error, Result};
+
+/// Address under which the engine knows the archive's store.
+const ARCHIVE_URL: &str = "archive://root/";
+
+/// The engine: one memory pool and one spill folder for every slice.
+#[derive(Debug)]
+pub struct Engine {
+    runtime: Arc<RuntimeEnv>,
+    threads: usize,
+    url: ObjectStoreUrl,
+}
+
+impl Engine {
+    /// Starts an engine over `archive` within `limits`.
+    ///
+    /// # Errors
+    /// `Engine` if the spill folder cannot be made.
+    pub fn new(archive: &Archive, limits: &ResourceLimits) -> Result<Self> {
+        let url = ObjectStoreUrl::parse(ARCHIVE_URL).map_err(Error::engine("name the archive"))?;
+        let memory = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![limits.spill_dir.clone()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(Error::engine("set up memory and spill folder"))?;
+        runtime.register_object_store(url.as_ref(), Arc::clone(archive.store()));
+        Ok(Self { runtime, threads: limits.threads.max(1), url })
+    }
+
+    /// Opens a session in which the relations hold one slice.
+    ///
+    /// # Errors
+    /// `Engine` if a relation cannot be planned.
+    pub fn slice(&self, relations: &Relations, slice: &Slice) -> Result<SliceSession> {
+        let mut config = SessionConfig::new().with_target_partitions(self.threads);
+        let options = config.options_mut();
+        // Every join of the two statements has a small side, which stands first: build from it, never shuffle the other.
+        options.optimizer.repartition_joins = false;
+        options.optimizer.join_reordering = false;
+        options.execution.collect_statistics = false;
+        let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        let session = SliceSession { context };
+        let clicks = (Topic::AdClicks, &relations.clicks, &relations.clicks_exist);
+        let verdicts = (Topic::FraudVerdicts, &relations.verdicts, &relations.verdicts_exist);
+        for (name, (topic, files, exist)) in [("clicks", clicks), ("verdicts", verdicts)] {
+            let rows = self.rows(&session.context, topic, files, exist, slice)?;
+            let registered = session.context.register_table(name, rows.into_view());
+            registered.map_err(Error::engine("register a relation"))?;
+        }
+        let batches = [("run", &relations.run), ("rates", &relations.rates), ("seals", &relations.seals)];
+        for (name, batch) in batches {
+            let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]])
+                .map_err(Error::engine("lay out a relation"))?;
+            let registered = session.context.register_table(name, Arc::new(table));
+            registered.map_err(Error::engine("register a relation"))?;
+        }
+        Ok(session)
+    }
+
+    /// Returns the rows of one slice that exist for the run.
+    fn rows(
+        &self,
+        context: &SessionContext,
+        topic: Topic,
+        files: &Files,
+        exist: &Expr,
+        slice: &Slice,
+    ) -> Result<DataFrame> {
+        let table = |files: &[twice_log::archive::FileEntry]| {
+            let table = FilesTable::new(self.url.clone(), engine_schema(topic), files.to_vec());
+            context.read_table(Arc::new(table))
+        };
+        let mut rows = table(&files.below).map_err(Error::engine("open files"))?;
+        if !files.cut.is_empty() {
+            // Only files that reach over the cutoff pay for the comparison.
+            let cut = table(&files.cut).and_then(|cut| cut.filter(exist.clone()));
+            rows = cut.and_then(|cut| rows.union(cut)).map_err(Error::engine("open files"))?;
+        }
+        match slice_filter(slice) {
+            Some(filter) => rows.filter(filter).map_err(Error::engine("cut a slice")),
+            None => Ok(rows),
+        }
+    }
+}
+
+fn slice_filter(slice: &Slice) -> Option<Expr> {
+    let from = slice.from.as_ref().map(|from| col("campaign_id").gt_eq(lit(from.as_str())));
+    let to = slice.to.as_ref().map(|to| col("campaign_id").lt(lit(to.as_str())));
+    let part = slice.part.map(|(index, parts)| in_part(col("click_id"), index, parts));
+    [from, to, part].into_iter().flatten().reduce(Expr::and)
+}
+
+/// A session whose relations hold one slice.
+pub struct SliceSession {
+    context: SessionContext,
+}
+
+impl SliceSession {
+    /// Runs one statement and returns its answer.
+    ///
+    /// # Errors
+    /// `Engine` if it does not plan or run.
+    pub async fn query(&self, action: &'static str, sql: &str) -> Result<Vec<RecordBatch>> {
+        let frame = self.context.sql(sql).await.map_err(Error::engine(action))?;
+        frame.collect().await.map_err(Error::engine(action))
+    }
+}

@@ -1,0 +1,147 @@
+//! The reconciler as the rest of the node sees it.
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Arbiter, System};
+use object_store::ObjectStore;
+use tokio::sync::oneshot;
+use twice_log::archive::{Archive, BillingPath};
+use twice_log::fail::FailPoints;
+use twice_log::hot::ClickLog;
+use twice_log::{CampaignId, Clock, Hour};
+use twice_store::{BillingStore, CampaignStore, ImportStore};
+
+use super::messages::{GetStatus, ReconcileDue, ReconcileHour, Stop};
+use super::progress::{HourReport, ProgressSender, ReconcilerStatus};
+use super::reconciler_actor::ReconcilerActor;
+use crate::compare::Explanation;
+use crate::config::ReconcilerConfig;
+use crate::error::{Error, Result};
+use crate::ports::{ArchiveControl, SealControl};
+use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Task};
+
+/// What the reconciler works with. Cheap to clone.
+#[derive(Clone)]
+pub struct ReconcilerDeps {
+    pub clock: Arc<dyn Clock>,
+    /// Partitions and their end offsets.
+    pub log: Arc<dyn ClickLog>,
+    /// The archive, for reading manifests and seals and for putting run records.
+    pub archive: Archive,
+    /// Where a recompute process opens the same archive.
+    pub archive_location: ArchiveLocation,
+    pub billing: Arc<dyn BillingStore>,
+    pub campaigns: Arc<dyn CampaignStore>,
+    pub imports: Arc<dyn ImportStore>,
+    pub seals: Arc<dyn SealControl>,
+    pub archiver: Arc<dyn ArchiveControl>,
+    pub recompute: Arc<dyn Recompute>,
+    pub fail_points: FailPoints,
+}
+
+/// Starts the actor tree.
+#[derive(Debug)]
+pub struct Reconciler;
+
+impl Reconciler {
+    /// Starts the reconciler on an arbiter of its own and returns its handle.
+    ///
+    /// Must be called where an actix `System` runs. With `config.schedule` it begins to close hours at once.
+    ///
+    /// # Errors
+    /// `Config` where no actix system runs, or a setting does not fit.
+    pub fn start(config: ReconcilerConfig, deps: ReconcilerDeps) -> Result<ReconcilerHandle> {
+        config.validate()?;
+        if System::try_current().is_none() {
+            return Err(Error::Config { reason: "the reconciler needs a running actix system".to_owned() });
+        }
+        let arbiter = Arbiter::new();
+        let actor = ReconcilerActor::new(config.clone(), deps.clone());
+        let actor = ReconcilerActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
+        Ok(ReconcilerHandle { actor, config, deps })
+    }
+}
+
+/// Orders and questions to the running reconciler. Cheap to clone; usable from any thread and runtime.
+#[derive(Clone)]
+pub struct ReconcilerHandle {
+    actor: Addr<ReconcilerActor>,
+    config: ReconcilerConfig,
+    deps: ReconcilerDeps,
+}
+
+impl ReconcilerHandle {
+    /// Closes `hour` at once, at the offsets present, and waits for the end. A billed hour is run again.
+    ///
+    /// Only one hour runs at a time; requests go before the schedule. Progress ends with one `Done` or `Failed`.
+    ///
+    /// # Errors
+    /// Whatever failed the attempt; requests are not repeated by themselves. `HourNotOver` before the hour's end.
+    pub async fn reconcile(&self, hour: Hour, progress: Option<ProgressSender>) -> Result<HourReport> {
+        let (reply, answer) = oneshot::channel();
+        let order = ReconcileHour { hour, progress, reply };
+        self.actor.send(order).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Closes every hour that is due, oldest first, and waits for the end.
+    ///
+    /// # Errors
+    /// The first failure; hours after it are still tried, and progress names each.
+    pub async fn reconcile_due(&self, progress: Option<ProgressSender>) -> Result<Vec<HourReport>> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.send(ReconcileDue { progress, reply }).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Returns what the reconciler is doing and what failed.
+    ///
+    /// # Errors
+    /// `Stopped` after the end.
+    pub async fn status(&self) -> Result<ReconcilerStatus> {
+        self.actor.send(GetStatus).await.map_err(|_| Error::Stopped)
+    }
+
+    /// Stops: an attempt in hand is dropped where it stands, which is safe at any point (G-4).
+    pub async fn stop(&self) {
+        // An error means that it is stopped already.
+        let _ = self.actor.send(Stop).await;
+    }
+
+    /// Lists the copies by which preliminary and billed of `campaign` differ in the newest ended run of `hour`.
+    ///
+    /// # Errors
+    /// `NotReconciled` if the hour has no ended run.
+    pub async fn explain(&self, hour: Hour, campaign: CampaignId, limit: u32) -> Result<Explanation> {
+        let run = self.deps.archive.latest_run(BillingPath::Lambda, hour).await?;
+        let run = run.filter(|run| run.result.is_some() || run.inputs.inputs.seq > 1);
+        let Some(run) = run else { return Err(Error::NotReconciled { hour }) };
+        let stored = match &run.result {
+            Some(_) => run.inputs,
+            None => {
+                let seq = run.inputs.inputs.seq - 1;
+                let inputs = self.deps.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
+                inputs.ok_or(Error::NotReconciled { hour })?
+            }
+        };
+        let request = RecomputeRequest {
+            archive: self.deps.archive_location.clone(),
+            inputs_path: twice_log::archive::layout::run_inputs_path(
+                BillingPath::Lambda,
+                hour,
+                stored.inputs.seq,
+            ),
+            inputs_sha256: stored.sha256,
+            limits: self.config.limits(),
+            task: Task::Explain { campaign, limit },
+        };
+        self.deps.recompute.explain(request).await
+    }
+}
+
+impl std::fmt::Debug for ReconcilerDeps {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let store: &dyn ObjectStore = self.archive.store().as_ref();
+        formatter.debug_struct("ReconcilerDeps").field("archive", &store.to_string()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+//! The inputs of a run: everything it will read, recorded in the archive before any work (G-4, CR-8).
+
+use twice_log::Hour;
+use twice_log::archive::{
+    BillingPath, BillingStatus, Cutoff, FileKind, RunInputs, SealInput, StoredRunInputs,
+};
+use twice_log::fail::FailPoint;
+
+use super::hour_actor::HourWork;
+use crate::error::Result;
+use crate::recompute::rules_sha256;
+
+/// Verdicts that arrived more hours before the hour than this are not asked (CR-10).
+const VERDICT_HOURS_BEFORE: i64 = 24;
+
+impl HourWork {
+    /// Goes through the steps up to complete inputs, and returns them unrecorded.
+    pub(super) async fn gather(&self, hour: Hour, seq: u32) -> Result<RunInputs> {
+        let seals = self.seals(hour).await?;
+        let ends = self.ends(hour, &seals).await?;
+        let cutoffs = self.archived(hour, &ends).await?;
+        self.inputs(hour, seq, seals, cutoffs).await
+    }
+
+    async fn inputs(
+        &self,
+        hour: Hour,
+        seq: u32,
+        seals: Vec<SealInput>,
+        cutoffs: Vec<Cutoff>,
+    ) -> Result<RunInputs> {
+        let settings = self.config.counting;
+        let horizon = i64::from(settings.horizon_hours);
+        // Verdicts may come long after the click: all up to the cutoff can matter.
+        let newest = Hour::from_since_epoch(i64::MAX);
+        let (click_files, verdict_files) = {
+            let index = self.index.lock().await;
+            let clicks = hour.plus(-horizon)..=hour.plus(horizon);
+            let verdicts = hour.plus(-VERDICT_HOURS_BEFORE)..=newest;
+            (
+                index.files_for_hours(FileKind::Clicks, clicks, &cutoffs)?,
+                index.files_for_hours(FileKind::Verdicts, verdicts, &cutoffs)?,
+            )
+        };
+        Ok(RunInputs {
+            path: BillingPath::Lambda,
+            hour,
+            seq,
+            status: BillingStatus::Reconciled,
+            settings,
+            cutoffs,
+            seals,
+            click_files,
+            verdict_files,
+            rates: self.deps.campaigns.rates_effective_before(hour.end()).await?,
+            announced: self.deps.imports.is_announced(hour).await?,
+            rules_sha256: rules_sha256(&settings)?,
+            created_at: self.deps.clock.now(),
+        })
+    }
+
+    /// Records the inputs; returns those that stand, which are the ones to use.
+    pub(super) async fn record(&self, inputs: &RunInputs) -> Result<StoredRunInputs> {
+        let stored = self.deps.archive.put_run_inputs(inputs).await?;
+        self.deps.fail_points.pass(FailPoint::RunInputsPut);
+        Ok(stored)
+    }
+}
+
+/// Returns whether a new run with `new` inputs would read exactly what `old` read.
+pub(super) fn reads_the_same(old: &RunInputs, new: &RunInputs) -> bool {
+    let as_old = RunInputs { seq: old.seq, created_at: old.created_at, ..new.clone() };
+    as_old == *old
+}

@@ -1,0 +1,60 @@
+//! Messages of the actors that close hours.
+
+use actix::Message;
+use tokio::sync::oneshot;
+use twice_log::Hour;
+
+use super::progress::{HourReport, ProgressSender, ReconcilerStatus, Step};
+use crate::error::Result;
+
+/// Closes one hour as soon as the one running has ended; the reply comes when it is closed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ReconcileHour {
+    pub hour: Hour,
+    pub progress: Option<ProgressSender>,
+    pub reply: oneshot::Sender<Result<HourReport>>,
+}
+
+/// Closes every hour that is due, oldest first; the reply comes when the last is closed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ReconcileDue {
+    pub progress: Option<ProgressSender>,
+    pub reply: oneshot::Sender<Result<Vec<HourReport>>>,
+}
+
+/// Asks what is going on.
+#[derive(Message)]
+#[rtype(result = "ReconcilerStatus")]
+pub struct GetStatus;
+
+/// Ends the reconciler; what runs is dropped where it stands and hours that wait are given up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Who wants an hour closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// The schedule: it is content with the end of a run it finds begun.
+    Schedule,
+    /// A request: it wants the offsets present to be in.
+    Request,
+}
+
+/// Order to an HourActor: run the steps of one attempt.
+#[derive(Message)]
+#[rtype(result = "Result<HourReport>")]
+pub struct CloseHour {
+    pub hour: Hour,
+    pub trigger: Trigger,
+}
+
+/// Notice of an HourActor: it begins a step.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StepBegun {
+    pub hour: Hour,
+    pub step: Step,
+}

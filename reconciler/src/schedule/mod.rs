@@ -1,0 +1,23 @@
+//! Closes hours: by the clock, after a gap, or on request.
+//!
+//! Guarantee: an hour is billed only over an archive that covers its cutoff without a hole (G-3), in one transaction,
+//! from inputs recorded before any work; killed anywhere, it is run again with exactly these (G-4).
+//! Words: *due* = the schedule would close it now; *cutoff* = the end offsets above which nothing exists for a run;
+//! *attempt* = one try at closing an hour.
+//! Flow: [`ReconcilerActor`] looks for hours with clicks in the manifests and no bill, oldest first, and starts one
+//! [`HourActor`] at a time, which runs the steps: sealing, cutoff, archiving, recomputing, committing.
+
+mod cutoff;
+mod due;
+mod handle;
+mod hour_actor;
+mod inputs;
+mod messages;
+mod progress;
+mod queue;
+mod reconciler_actor;
+mod run;
+mod sealing;
+
+pub use handle::{Reconciler, ReconcilerDeps, ReconcilerHandle};
+pub use progress::{HourFailure, HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step};

@@ -1,0 +1,82 @@
+//! What the outside sees of an hour being closed: steps as they begin, and how it ended.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use twice_log::archive::RunOutcome;
+use twice_log::{Hour, UtcMillis};
+
+/// A step of closing an hour, in G-3's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Each partition closes the hour in the stream path.
+    Sealing,
+    /// The end offsets are read again: nothing above them exists for this run.
+    Cutoff,
+    /// Manifests have to reach the cutoff.
+    Archiving,
+    /// SQL over the archive, in the child process.
+    Recomputing,
+    /// One transaction, then the run's result.
+    Committing,
+}
+
+/// How the close of one hour ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HourReport {
+    pub hour: Hour,
+    pub outcome: RunOutcome,
+    /// `{path}/{hour}/{seq:06}`.
+    pub run_id: String,
+    /// Billing rows the run computed: one a campaign with clicks in the hour.
+    pub rows: u64,
+    /// Versions written; 0 where the outcome is `identical`.
+    pub rows_written: u64,
+    pub billed: u64,
+    /// The sums over campaigns for which they are known; `None` where they are known for none (G-5).
+    pub preliminary: Option<u64>,
+    pub late: Option<u64>,
+    pub late_duplicate: Option<u64>,
+    pub fraud: Option<u64>,
+    /// Sum of absolute values.
+    pub unexplained: Option<i64>,
+}
+
+/// One line of the event stream of a reconciliation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum ProgressEvent {
+    /// A step has begun.
+    Step { hour: Hour, step: Step },
+    /// The hour is committed, or was already.
+    Done(HourReport),
+    /// The attempt failed; the schedule tries again if it would have closed the hour by itself.
+    Failed { hour: Hour, detail: String },
+}
+
+/// Where progress goes. A receiver that went away is no error.
+pub type ProgressSender = mpsc::UnboundedSender<ProgressEvent>;
+
+/// A failed hour, as status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HourFailure {
+    pub hour: Hour,
+    pub attempts: u32,
+    pub last_error: String,
+    /// `None`: no more attempts by itself; a request or a restart tries again.
+    pub next_attempt_at: Option<UtcMillis>,
+}
+
+/// What the reconciler is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcilerStatus {
+    pub running: Option<Hour>,
+    pub step: Option<Step>,
+    /// In the order they will run.
+    pub waiting: Vec<Hour>,
+    pub failures: Vec<HourFailure>,
+    /// Newest hour closed since this process started.
+    pub newest_reconciled: Option<Hour>,
+    /// Why the schedule could not look for hours, if it could not.
+    pub schedule_error: Option<String>,
+}

@@ -1,0 +1,168 @@
+//! Hours that wait to be closed, one order an hour, and the pauses after failures.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::oneshot;
+use twice_log::{Hour, UtcMillis};
+
+use super::messages::Trigger;
+use super::progress::{HourFailure, HourReport, ProgressEvent, ProgressSender};
+use crate::error::{Error, Result, describe};
+
+/// Longest pause between two attempts, milliseconds.
+const BACKOFF_MS_MAX: i64 = 600_000;
+
+/// Who waits for an hour.
+pub struct Waiter {
+    pub progress: Option<ProgressSender>,
+    pub reply: oneshot::Sender<Result<HourReport>>,
+}
+
+/// One hour to close, and everyone who asked for it.
+pub struct Order {
+    pub hour: Hour,
+    pub trigger: Trigger,
+    pub waiters: Vec<Waiter>,
+}
+
+impl Order {
+    /// Tells everyone who watches. A watcher that went away is no error.
+    pub fn tell(&self, event: &ProgressEvent) {
+        for progress in self.waiters.iter().filter_map(|waiter| waiter.progress.as_ref()) {
+            let _ = progress.send(event.clone());
+        }
+    }
+
+    /// Hands out the end of the attempt: the report to each, the error to the first and its text to the others.
+    pub fn end(self, result: Result<HourReport>) {
+        let hour = self.hour;
+        match result {
+            Ok(report) => {
+                self.tell(&ProgressEvent::Done(report.clone()));
+                for waiter in self.waiters {
+                    let _ = waiter.reply.send(Ok(report.clone()));
+                }
+            }
+            Err(error) => {
+                let detail = describe(&error);
+                self.tell(&ProgressEvent::Failed { hour, detail: detail.clone() });
+                let mut first = Some(error);
+                for waiter in self.waiters {
+                    let error =
+                        first.take().unwrap_or_else(|| Error::Attempt { hour, detail: detail.clone() });
+                    let _ = waiter.reply.send(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// The hours that wait: requests first, in their order, then the schedule's.
+#[derive(Default)]
+pub struct Queue(VecDeque<Order>);
+
+impl Queue {
+    /// Adds an order, or joins the one that waits for the same hour.
+    pub fn push(&mut self, hour: Hour, trigger: Trigger, waiter: Option<Waiter>) {
+        let waiting = self.0.iter().position(|order| order.hour == hour);
+        let mut order = match waiting.and_then(|index| self.0.remove(index)) {
+            Some(order) => order,
+            None => Order { hour, trigger, waiters: Vec::new() },
+        };
+        order.waiters.extend(waiter);
+        if trigger == Trigger::Request {
+            order.trigger = Trigger::Request;
+        }
+        let place = match (waiting, order.trigger) {
+            (Some(index), Trigger::Schedule) => index,
+            (_, Trigger::Schedule) => self.0.len(),
+            (_, Trigger::Request) => {
+                self.0.iter().take_while(|other| other.trigger == Trigger::Request).count()
+            }
+        };
+        self.0.insert(place.min(self.0.len()), order);
+    }
+
+    /// Takes the next order.
+    pub fn pop(&mut self) -> Option<Order> {
+        self.0.pop_front()
+    }
+
+    /// Returns the hours that wait, in their order.
+    pub fn hours(&self) -> Vec<Hour> {
+        self.0.iter().map(|order| order.hour).collect()
+    }
+}
+
+/// What failed, and when it is tried again.
+#[derive(Debug, Default)]
+pub struct Failures(BTreeMap<Hour, HourFailure>);
+
+impl Failures {
+    /// Records a failed attempt; after `attempts_max` of them the hour waits for a request or a restart.
+    pub fn failed(
+        &mut self,
+        hour: Hour,
+        error: &Error,
+        now: UtcMillis,
+        backoff_ms_min: i64,
+        attempts_max: u32,
+    ) {
+        let attempts = self.0.get(&hour).map_or(0, |failure| failure.attempts).saturating_add(1);
+        let doubled = backoff_ms_min.saturating_mul(1_i64 << (attempts - 1).min(32)).min(BACKOFF_MS_MAX);
+        let next_attempt_at = (attempts < attempts_max).then(|| now.plus_ms(doubled));
+        let failure = HourFailure { hour, attempts, last_error: describe(error), next_attempt_at };
+        self.0.insert(hour, failure);
+    }
+
+    /// Forgets the failures of an hour that was closed.
+    pub fn closed(&mut self, hour: Hour) {
+        self.0.remove(&hour);
+    }
+
+    /// Returns whether the schedule may try the hour now.
+    pub fn may_try(&self, hour: Hour, now: UtcMillis) -> bool {
+        self.0.get(&hour).is_none_or(|failure| failure.next_attempt_at.is_some_and(|next| next <= now))
+    }
+
+    /// Returns every failure, by hour.
+    pub fn list(&self) -> Vec<HourFailure> {
+        self.0.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hour(number: i64) -> Hour {
+        Hour::from_since_epoch(number)
+    }
+
+    #[test]
+    fn requests_go_before_the_schedule_and_an_hour_waits_once() {
+        let mut queue = Queue::default();
+        for number in 1..=3 {
+            queue.push(hour(number), Trigger::Schedule, None);
+        }
+        queue.push(hour(9), Trigger::Request, None);
+        queue.push(hour(2), Trigger::Request, None);
+        queue.push(hour(9), Trigger::Schedule, None);
+        assert_eq!(queue.hours(), [hour(9), hour(2), hour(1), hour(3)]);
+    }
+
+    #[test]
+    fn pauses_double_and_end_after_the_last_attempt() {
+        let mut failures = Failures::default();
+        let now = UtcMillis::clamped(0);
+        let pauses: Vec<Option<i64>> = (0..4)
+            .map(|_| {
+                failures.failed(hour(1), &Error::Stopped, now, 2_000, 4);
+                failures.list()[0].next_attempt_at.map(UtcMillis::epoch_ms)
+            })
+            .collect();
+        assert_eq!(pauses, [Some(2_000), Some(4_000), Some(8_000), None]);
+        assert!(!failures.may_try(hour(1), UtcMillis::clamped(i64::MAX)));
+        assert!(failures.may_try(hour(2), now));
+    }
+}

@@ -1,0 +1,197 @@
+//! Steps 4 and 5: recompute in the child, commit in one transaction, put the result (G-4).
+//!
+//! Guarantee: a run killed anywhere is run again with exactly its recorded inputs; one whose commit exists is not
+//! computed again, its result is put first; half a bill is never visible.
+
+use twice_log::Hour;
+use twice_log::archive::{BillingPath, ResultRow, RunInputs, RunOutcome, RunResult, StoredRunInputs, layout};
+use twice_log::fail::FailPoint;
+use twice_store::{BillingRow, CommittedRun, Divergence, NewBillingRow, RunCommit};
+
+use super::hour_actor::HourWork;
+use super::inputs::reads_the_same;
+use super::messages::Trigger;
+use super::progress::{HourReport, Step};
+use crate::error::{Error, Result};
+use crate::metrics;
+use crate::recompute::{RecomputeRequest, Recomputed, Task, rules_sha256};
+
+/// Divergence rows read at once for a report.
+const PAGE: u32 = 1000;
+
+impl HourWork {
+    /// Closes the hour: ends a run that a crash left open, then makes a new one if that is wanted.
+    pub(super) async fn close(&self, hour: Hour, trigger: Trigger) -> Result<HourReport> {
+        if self.deps.clock.now() < hour.end() {
+            return Err(Error::HourNotOver { hour });
+        }
+        let latest = self.deps.archive.latest_run(BillingPath::Lambda, hour).await?;
+        let mut seq = 1;
+        if let Some(run) = latest {
+            seq = run.inputs.inputs.seq + 1;
+            if run.result.is_none() {
+                let report = self.resume(&run.inputs).await?;
+                match (report, trigger) {
+                    (Some(report), Trigger::Schedule) => return Ok(report),
+                    (Some(report), Trigger::Request) => {
+                        let inputs = self.gather(hour, seq).await?;
+                        if reads_the_same(&run.inputs.inputs, &inputs) {
+                            return Ok(report);
+                        }
+                        return self.run(&self.record(&inputs).await?).await;
+                    }
+                    (None, _) => {} // abandoned: new inputs
+                }
+            }
+        }
+        let inputs = self.gather(hour, seq).await?;
+        self.run(&self.record(&inputs).await?).await
+    }
+
+    /// Ends a run begun before; `None` if it cannot be, and was recorded as abandoned.
+    async fn resume(&self, stored: &StoredRunInputs) -> Result<Option<HourReport>> {
+        let inputs = &stored.inputs;
+        let run_id = run_id(inputs);
+        tracing::info!(run = %run_id, "going on with a run that has no result");
+        if let Some(committed) = self.deps.billing.committed_run(&run_id).await? {
+            self.put_result(stored, &committed).await?;
+            return Ok(Some(self.report_of(inputs, &committed).await?));
+        }
+        if rules_sha256(&inputs.settings)? != inputs.rules_sha256 {
+            tracing::warn!(run = %run_id, "abandoning a run that was begun under other rules");
+            let mode = self.deps.billing.mode(inputs.hour).await?;
+            let abandoned =
+                CommittedRun { outcome: RunOutcome::Abandoned, committed_at: None, mode, rows: Vec::new() };
+            self.put_result(stored, &abandoned).await?;
+            return Ok(None);
+        }
+        Ok(Some(self.run(stored).await?))
+    }
+
+    /// Computes and commits one run.
+    async fn run(&self, stored: &StoredRunInputs) -> Result<HourReport> {
+        let inputs = &stored.inputs;
+        let started_at = self.deps.clock.now();
+        self.begin(inputs.hour, Step::Recomputing);
+        let recomputed = self.deps.recompute.recompute(self.request(stored)).await?;
+        measure(&recomputed);
+        self.deps.fail_points.pass(FailPoint::RunBeforeCommit);
+        self.begin(inputs.hour, Step::Committing);
+        let rows = recomputed.rows.iter().cloned();
+        let commit = RunCommit {
+            path: inputs.path,
+            hour: inputs.hour,
+            seq: inputs.seq,
+            run_id: run_id(inputs),
+            status: inputs.status,
+            inputs_sha256: stored.sha256.clone(),
+            cutoffs: inputs.cutoffs.clone(),
+            started_at,
+            rows: rows.map(|counts| NewBillingRow::new(inputs.hour, counts)).collect(),
+            divergence: recomputed.divergence.clone(),
+        };
+        let committed = self.deps.billing.commit_run(commit).await?;
+        self.deps.fail_points.pass(FailPoint::RunAfterCommit);
+        self.put_result(stored, &committed).await?;
+        let billed = recomputed.rows.iter().map(|row| row.billable).sum();
+        Ok(report(inputs, &committed, (recomputed.rows.len() as u64, billed), &recomputed.divergence))
+    }
+
+    fn request(&self, stored: &StoredRunInputs) -> RecomputeRequest {
+        let RunInputs { path, hour, seq, .. } = stored.inputs;
+        RecomputeRequest {
+            archive: self.deps.archive_location.clone(),
+            inputs_path: layout::run_inputs_path(path, hour, seq),
+            inputs_sha256: stored.sha256.clone(),
+            limits: self.config.limits(),
+            task: Task::Bill,
+        }
+    }
+
+    async fn put_result(&self, stored: &StoredRunInputs, committed: &CommittedRun) -> Result<()> {
+        let inputs = &stored.inputs;
+        let result = RunResult {
+            path: inputs.path,
+            hour: inputs.hour,
+            seq: inputs.seq,
+            outcome: committed.outcome,
+            committed_at: committed.committed_at.map(|at| at.to_string()),
+            mode: committed.mode,
+            inputs_sha256: stored.sha256.clone(),
+            rows: committed.rows.iter().map(result_row).collect(),
+        };
+        self.deps.archive.put_run_result(&result).await?;
+        self.deps.fail_points.pass(FailPoint::RunResultPut);
+        Ok(())
+    }
+
+    /// Reports a run that was committed before a crash, from what the store holds.
+    async fn report_of(&self, inputs: &RunInputs, committed: &CommittedRun) -> Result<HourReport> {
+        let mut divergence = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = self.deps.billing.divergence(inputs.hour, None, PAGE, cursor).await?;
+            divergence.extend(page.rows.into_iter().map(|row| row.divergence));
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let billed = divergence.iter().map(|row| row.billed).sum();
+        Ok(report(inputs, committed, (divergence.len() as u64, billed), &divergence))
+    }
+}
+
+fn run_id(inputs: &RunInputs) -> String {
+    format!("{}/{}/{:06}", inputs.path, inputs.hour, inputs.seq)
+}
+
+fn result_row(row: &BillingRow) -> ResultRow {
+    ResultRow {
+        campaign_id: row.counts.campaign_id.clone(),
+        version: row.version,
+        status: row.status,
+        reason: row.reason.clone(),
+        digest: row.digest.clone(),
+    }
+}
+
+fn report(
+    inputs: &RunInputs,
+    committed: &CommittedRun,
+    (rows, billed): (u64, u64),
+    divergence: &[Divergence],
+) -> HourReport {
+    let outcome = format!("{:?}", committed.outcome).to_lowercase();
+    ::metrics::counter!(metrics::HOURS_RECONCILED_TOTAL, "outcome" => outcome).increment(1);
+    let unexplained: Option<i64> =
+        sum(divergence, |row| row.unexplained.map(i64::unsigned_abs)).and_then(|sum| i64::try_from(sum).ok());
+    ::metrics::gauge!(metrics::UNEXPLAINED_CLICKS).set(unexplained.unwrap_or(0) as f64);
+    HourReport {
+        hour: inputs.hour,
+        outcome: committed.outcome,
+        run_id: run_id(inputs),
+        rows,
+        rows_written: committed.rows.len() as u64,
+        billed,
+        preliminary: sum(divergence, |row| row.preliminary),
+        late: sum(divergence, |row| row.late),
+        late_duplicate: sum(divergence, |row| row.late_duplicate),
+        fraud: sum(divergence, |row| row.fraud),
+        unexplained,
+    }
+}
+
+/// Sums what is known; `None` where it is known of no campaign.
+fn sum(rows: &[Divergence], value: impl Fn(&Divergence) -> Option<u64>) -> Option<u64> {
+    rows.iter().filter_map(value).reduce(|left, right| left + right)
+}
+
+fn measure(recomputed: &Recomputed) {
+    let summary = &recomputed.summary;
+    ::metrics::histogram!(metrics::RECOMPUTE_SECONDS).record(summary.seconds);
+    ::metrics::gauge!(metrics::RECOMPUTE_RSS_PEAK_BYTES).set(summary.rss_peak_bytes as f64);
+    ::metrics::gauge!(metrics::RECOMPUTE_ROWS).set(summary.copies as f64);
+    let unpriced: u64 = recomputed.rows.iter().map(|row| row.unpriced).sum();
+    ::metrics::gauge!(metrics::UNPRICED_CLICKS).set(unpriced as f64);
+}
