@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use crate::cli::{CampaignsArgs, Ended, ServerArgs};
 use crate::console::{print, tell};
 use crate::ledger::read_rates;
-use crate::server::{Server, advice, backoff, excerpt};
+use crate::server::{Server, advice, backoff, describe, excerpt};
 use crate::stream::CampaignRate;
 
 /// Rates a request: some hundred kilobytes.
@@ -64,7 +64,7 @@ async fn put_chunk(server: &Server, args: &ServerArgs, body: bytes::Bytes) -> Re
                 }
                 format!("{status} {said}")
             }
-            Err(error) => error.without_url().to_string(),
+            Err(error) => describe(error),
         };
         if started.elapsed() >= args.give_up_after {
             bail!("cannot put campaigns at {}: {problem}; is the node running? (--target)", server.base());

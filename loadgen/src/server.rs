@@ -81,6 +81,12 @@ pub fn excerpt(body: &[u8]) -> String {
     }
 }
 
+/// Returns the error with its causes, such as a refused connection, without the address.
+pub fn describe(error: reqwest::Error) -> String {
+    let error = anyhow::Error::from(error.without_url());
+    format!("{error:#}")
+}
+
 /// Returns whether the error says for certain that the request never reached the node.
 pub fn never_sent(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_builder()

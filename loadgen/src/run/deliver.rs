@@ -12,7 +12,7 @@ use super::Shared;
 use super::batch::{Answer, Batch, Pending, format_body, settle};
 use crate::cli::ServerArgs;
 use crate::ledger::Settled;
-use crate::server::{Server, advice, backoff, excerpt, never_sent};
+use crate::server::{Server, advice, backoff, describe, excerpt, never_sent};
 use crate::stream::Texts;
 
 /// Longest wait a node's `Retry-After` is followed for.
@@ -170,11 +170,6 @@ fn count_unknown(copies: &mut [Pending]) {
     for copy in copies {
         copy.attempts_unknown += 1;
     }
-}
-
-fn describe(error: reqwest::Error) -> String {
-    let error = anyhow::Error::from(error.without_url());
-    format!("{error:#}")
 }
 
 /// Reads a `Retry-After` of seconds; fractions and zero are followed too.

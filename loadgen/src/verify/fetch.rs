@@ -10,7 +10,7 @@ use twice_log::Hour;
 
 use crate::cli::ServerArgs;
 use crate::console::tell;
-use crate::server::{Server, advice, backoff, excerpt};
+use crate::server::{Server, advice, backoff, describe, excerpt};
 
 /// Rows a page.
 const PAGE_ROWS: usize = 1_000;
@@ -155,10 +155,10 @@ impl Node {
                             bail!("GET {path}: {status} {}; {advice}", excerpt(&body));
                         }
                         Ok(body) => format!("{status} {}", excerpt(&body)),
-                        Err(error) => error.without_url().to_string(),
+                        Err(error) => describe(error),
                     }
                 }
-                Err(error) => error.without_url().to_string(),
+                Err(error) => describe(error),
             };
             if started.elapsed() >= self.args.give_up_after {
                 bail!("GET {}{path}: {problem}; is the node running? (--target)", self.server.base());
@@ -207,7 +207,7 @@ impl Node {
             .body(format!(r#"{{"hour":"{hour}"}}"#));
         let mut answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) => return Ok(Asked::Unreachable(error.without_url().to_string())),
+            Err(error) => return Ok(Asked::Unreachable(describe(error))),
         };
         let status = answer.status();
         if status.is_client_error() {
