@@ -3,14 +3,13 @@
 //! Guarantee: one node a data folder, by its lock. Whatever stops a node, even a kill, loses nothing acknowledged: each
 //! part resumes from its own durable state.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::{Context, Result, bail};
-use fs4::fs_std::FileExt;
 use twice_actors::{ArchiverConfig, Archiving, ArchivingParts, StreamConfig, StreamParts, StreamPath};
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
 use twice_log::archive::{Archive, CountingSettings};
@@ -81,8 +80,8 @@ impl Node {
         let stream = StreamPath::start(parts, config.stream).await?;
         let parts = ArchivingParts {
             log: click_log.clone(),
-            archive: archive.store().clone(),
-            clock: clock.clone(),
+            archive: archive.clone(),
+            settings: config.counting,
             fail_points: config.fail_points.clone(),
         };
         let archiving = Archiving::start(parts, config.archiver).await?;
@@ -136,8 +135,8 @@ impl Node {
         let archiving = self.archiving.stop().await.context("stopping the archiver");
         let windows = self.windows.flush().await.context("flushing the windows");
         self.store.close().await;
-        let log = self.log.close().context("closing the log");
-        stream.and(archiving).and(windows).and(log)
+        self.log.close();
+        stream.and(archiving).and(windows)
     }
 }
 
@@ -151,9 +150,11 @@ pub fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("LOCK");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match FileExt::try_lock_exclusive(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => bail!("{} is in use by another node; stop it first, or choose another --data-dir", folder.display()),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} is in use by another node; stop it first, or choose another --data-dir", folder.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
