@@ -120,7 +120,8 @@ pub(crate) fn naive_is_counted(
 
 /// Counts copies by the rules, naively.
 pub(crate) fn naive_counts(copies: &[ClickCopy], seals: &SealEnds, settings: &CountingSettings) -> Counts {
-    let mut users: BTreeMap<_, (BTreeSet<UserId>, BTreeMap<AdId, BTreeSet<UserId>>)> = BTreeMap::new();
+    let mut users: BTreeMap<_, BTreeSet<UserId>> = BTreeMap::new();
+    let mut users_of_ads: BTreeMap<_, BTreeSet<UserId>> = BTreeMap::new();
     let mut counts = Counts::new();
     for (copy, is_counted) in copies.iter().zip(naive_is_counted(copies, seals, settings)) {
         if !is_counted {
@@ -128,9 +129,9 @@ pub(crate) fn naive_counts(copies: &[ClickCopy], seals: &SealEnds, settings: &Co
         }
         let click = &copy.click;
         let key = (click.campaign_id.clone(), click.event_time.minute_start());
-        let (all, by_ad) = users.entry(key.clone()).or_default();
+        let all = users.entry(key.clone()).or_default();
         all.insert(click.user_id.clone());
-        let of_ad = by_ad.entry(click.ad_id.clone()).or_default();
+        let of_ad = users_of_ads.entry((key.clone(), click.ad_id.clone())).or_default();
         of_ad.insert(click.user_id.clone());
         let counted = counts.entry(key).or_default();
         counted.clicks += 1;
@@ -144,8 +145,7 @@ pub(crate) fn naive_counts(copies: &[ClickCopy], seals: &SealEnds, settings: &Co
 /// Returns the clicks counted of one hour, by campaign.
 pub(crate) fn hour_counts(counts: &Counts, hour: Hour) -> BTreeMap<CampaignId, u64> {
     let mut by_campaign = BTreeMap::new();
-    for ((campaign, start), counted) in counts.iter().filter(|((_, start), _)| start.hour() == hour) {
-        let _ = start;
+    for ((campaign, _), counted) in counts.iter().filter(|((_, start), _)| start.hour() == hour) {
         *by_campaign.entry(campaign.clone()).or_default() += counted.clicks;
     }
     by_campaign
