@@ -1,5 +1,6 @@
 //! What the node says of itself: log lines on stderr, metrics for Prometheus.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -23,7 +24,8 @@ const SECONDS_BUCKETS: [f64; 14] =
 /// Starts the log lines. `filter` is in the syntax of `RUST_LOG`.
 pub fn start_logging(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter `{filter}` does not read"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = match format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
