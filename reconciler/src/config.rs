@@ -116,6 +116,7 @@ impl ReconcilerConfig {
             memory_bytes_max: self.memory_bytes_max,
             spill_dir: self.spill_dir.clone(),
             verify_files: self.verify_files,
+            rows_per_slice_max: None,
         }
     }
 }
