@@ -149,7 +149,10 @@ impl EmbeddedLog {
     /// # Errors
     /// `Config` if there is no log; `Damage` naming file and position; `Io`.
     pub fn open_reader(directory: &Path) -> Result<Self> {
-        let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+        Self::open_reader_on(Arc::new(RealFs), directory)
+    }
+
+    fn open_reader_on(fs: Arc<dyn FileSystem>, directory: &Path) -> Result<Self> {
         let Some(layout) = Layout::read(fs.as_ref(), directory)? else {
             return Err(Error::Config { reason: format!("{} holds no log", directory.display()) });
         };

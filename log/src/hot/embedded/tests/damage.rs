@@ -46,6 +46,9 @@ async fn a_last_frame_torn_at_any_byte_is_cut_and_the_log_goes_on() {
             std::fs::write(segment, torn).expect("written");
             let log = open(directory.path(), small()).expect("opened");
             assert_eq!(texts(&log).await, ["one", "two"], "cut after {cut} bytes");
+            let mended = std::fs::read(segment).expect("readable");
+            assert_eq!(mended.len(), whole.len());
+            assert!(mended[last.at as usize..].iter().all(|byte| *byte == 0), "nothing torn stays");
             append_text(&log, "three").await.expect("appended");
             drop(log);
             let log = open(directory.path(), small()).expect("opened again");

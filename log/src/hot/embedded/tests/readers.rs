@@ -1,6 +1,8 @@
 //! Readers beside a writer: as in another process, they share nothing with it but the files.
 
+use super::super::frame::{encode_frame, put_record};
 use super::*;
+use crate::fs::{ForgetfulFs, Unsynced};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_beside_a_writer_sees_what_was_acknowledged_through_rolls_and_trims() {
@@ -78,4 +80,30 @@ async fn a_reader_neither_appends_nor_trims_and_needs_a_log() {
     let reader = EmbeddedLog::open_reader(directory.path()).expect("welcome");
     assert!(matches!(append_text(&reader, "no").await, Err(Error::Config { .. })));
     assert!(matches!(reader.trim(TOPIC, ZERO, LogOffset(0)).await, Err(Error::Config { .. })));
+}
+
+#[tokio::test]
+async fn what_a_reader_gives_out_is_durable_though_the_writer_has_not_synced_it_yet() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let forgetful = ForgetfulFs::new(directory.path()).expect("opened");
+    let writer =
+        EmbeddedLog::open(Arc::new(forgetful.clone()), directory.path(), small(), FailPoints::default());
+    let writer = writer.expect("opened");
+    append_text(&writer, "one").await.expect("appended");
+    // A writer between its write and its sync.
+    let segment = &segments(directory.path())[0];
+    let key = PartitionKey { topic: TOPIC, generation: Generation(0), partition: ZERO };
+    let mut payload = Vec::new();
+    put_record(&mut payload, b"two");
+    let seed = key.segment(LogOffset(0)).seed();
+    let frame = encode_frame(std::iter::once(payload.as_slice()), payload.len(), 1, LogOffset(1), seed);
+    let first = frames(segment)[0];
+    let file = forgetful.open(segment, true).expect("opened");
+    file.write_all_at(&frame, first.at + first.bytes as u64).expect("written");
+
+    let reader = EmbeddedLog::open_reader_on(Arc::new(forgetful.clone()), directory.path()).expect("welcome");
+    assert_eq!(texts(&reader).await, ["one", "two"]);
+    forgetful.crash(Unsynced::Lost).expect("cut");
+    drop((reader, writer));
+    assert_eq!(texts(&open(directory.path(), small()).expect("opened")).await, ["one", "two"]);
 }
