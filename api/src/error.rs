@@ -97,9 +97,7 @@ impl Error {
             Error::Internal { .. }
             | Error::Config { .. }
             | Error::KeyFile { .. }
-            | Error::KeyDamaged { .. } => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Server failure")
-            }
+            | Error::KeyDamaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Server failure"),
         }
     }
 

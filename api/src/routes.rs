@@ -206,6 +206,7 @@ fn json_error(error: JsonPayloadError) -> Error {
             detail: "this path reads JSON; send content-type application/json".to_owned(),
         },
         JsonPayloadError::Deserialize(error) if error.is_data() => Error::unprocessable(error.to_string()),
+        JsonPayloadError::Deserialize(error) => Error::bad_request(format!("the body is not JSON: {error}")),
         other => Error::bad_request(other.to_string()),
     }
 }
