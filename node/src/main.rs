@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line program speaks on both
 
 mod cli;
+mod housekeeping;
 mod node;
 mod ports;
 mod settings;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
+use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_actors::{ArchiverConfig, Archiving, ArchivingParts, StreamConfig, StreamParts, StreamPath};
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
@@ -22,6 +23,7 @@ use twice_reconciler::recompute::{ArchiveLocation, ProcessRecompute};
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{SledWindows, SqliteStore, WindowStore};
 
+use crate::housekeeping::Housekeeping;
 use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
 
 /// Everything a node is started with.
@@ -46,6 +48,7 @@ pub struct Node {
     stream: StreamPath,
     archiving: Archiving,
     reconciler: ReconcilerHandle,
+    housekeeping: JoinHandle<()>,
     _lock: File,
 }
 
@@ -58,7 +61,8 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
         let folder = config.data_dir.as_path();
-        fs.create_dir_all(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+        fs.create_dir_all(folder)
+            .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
         let lock = lock(folder)?;
         let log = EmbeddedLog::open(fs.clone(), &folder.join("log"), config.log, config.fail_points.clone())?;
         let log = Arc::new(log);
@@ -107,6 +111,13 @@ impl Node {
             reconciler: reconciler.clone(),
             clock: clock.clone(),
         });
+        let housekeeping = Housekeeping {
+            stream: stream.clone(),
+            windows: windows.clone(),
+            billing: store.clone(),
+            clock: clock.clone(),
+        };
+        let housekeeping = actix_web::rt::spawn(housekeeping.run());
         let deps = ApiDeps {
             log: click_log,
             windows: windows.clone(),
@@ -122,7 +133,8 @@ impl Node {
             render_metrics: config.render_metrics,
         };
         let (server, handle) = twice_api::serve(deps, listener, config.api)?;
-        Ok((Self { log, windows, store, stream, archiving, reconciler, _lock: lock }, server, handle))
+        let node = Self { log, windows, store, stream, archiving, reconciler, housekeeping, _lock: lock };
+        Ok((node, server, handle))
     }
 
     /// Stops every part once the server takes nothing more: what was taken is applied and checkpointed.
@@ -130,6 +142,7 @@ impl Node {
     /// # Errors
     /// The first part that failed; the others are stopped all the same.
     pub async fn stop(self) -> Result<()> {
+        self.housekeeping.abort();
         self.reconciler.stop().await;
         let stream = self.stream.flush_and_stop().await.context("stopping the stream path");
         let archiving = self.archiving.stop().await.context("stopping the archiver");
@@ -153,8 +166,13 @@ pub fn lock(folder: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("{} is in use by another node; stop it first, or choose another --data-dir", folder.display())
+            bail!(
+                "{} is in use by another node; stop it first, or choose another --data-dir",
+                folder.display()
+            )
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }

@@ -17,7 +17,12 @@ pub struct StreamSeals(pub StreamPath);
 
 #[async_trait]
 impl batch::SealControl for StreamSeals {
-    async fn seal(&self, hour: Hour, partition: PartitionId, at_least: LogOffset) -> Result<(), batch::PortError> {
+    async fn seal(
+        &self,
+        hour: Hour,
+        partition: PartitionId,
+        at_least: LogOffset,
+    ) -> Result<(), batch::PortError> {
         for (_, sealed) in self.0.seal(hour, &[(partition, at_least)]).await {
             sealed.map_err(|error| unavailable("the stream path", &error))?;
         }
@@ -30,7 +35,12 @@ pub struct ArchiverFlush(pub Archiving);
 
 #[async_trait]
 impl batch::ArchiveControl for ArchiverFlush {
-    async fn flush_through(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<(), batch::PortError> {
+    async fn flush_through(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        end: LogOffset,
+    ) -> Result<(), batch::PortError> {
         let flushed = self.0.flush_through(topic, &[(partition, end)]).await;
         flushed.map_err(|error| unavailable("the archiver", &error))
     }
@@ -54,7 +64,9 @@ impl api::ReconcileControl for Reconciles {
         // A task of its own: a client that goes away must not stop what it started.
         tokio::spawn(async move {
             let ended = match target {
-                api::ReconcileTarget::Hour(hour) => handle.reconcile(hour, Some(sender.clone())).await.map(|_| ()),
+                api::ReconcileTarget::Hour(hour) => {
+                    handle.reconcile(hour, Some(sender.clone())).await.map(|_| ())
+                }
                 api::ReconcileTarget::Due => handle.reconcile_due(Some(sender)).await.map(|_| ()),
             };
             if let Err(error) = ended {
@@ -128,7 +140,9 @@ fn explanation_of(
         files: copy.files,
     });
     let Some(divergence) = explained.divergence else {
-        return Err(api::PortError::NotFound { what: format!("a click of {} in {}", query.campaign, query.hour) });
+        return Err(api::PortError::NotFound {
+            what: format!("a click of {} in {}", query.campaign, query.hour),
+        });
     };
     Ok(api::Explanation {
         hour: query.hour,
@@ -161,7 +175,9 @@ impl Status {
         let archived = self.archiving.status();
         let archived_end = |partition: PartitionId| {
             let mut clicks = archived.iter().filter(|status| status.topic == Topic::AdClicks);
-            clicks.find(|status| status.partition == partition).map_or(LogOffset(0), |status| status.archived_end)
+            clicks
+                .find(|status| status.partition == partition)
+                .map_or(LogOffset(0), |status| status.archived_end)
         };
         let now = self.clock.now();
         let partitions = self.stream.status().await.into_iter().map(|status| {
@@ -198,7 +214,10 @@ impl Status {
         });
         let reconciler = match self.reconciler.status().await {
             Ok(status) => status.schedule_error.or_else(|| {
-                status.failures.first().map(|failure| format!("hour {}: {}", failure.hour, failure.last_error))
+                status
+                    .failures
+                    .first()
+                    .map(|failure| format!("hour {}: {}", failure.hour, failure.last_error))
             }),
             Err(error) => Some(chain(&error)),
         };
@@ -225,7 +244,9 @@ impl api::StreamStatus for Status {
     async fn campaign(&self, campaign: &CampaignId) -> Result<api::PartitionStatus, api::PortError> {
         let partition = partition_of(campaign, self.log.partitions());
         let found = self.partitions().await.into_iter().find(|status| status.partition == partition);
-        found.ok_or_else(|| api::PortError::Unavailable { reason: format!("partition {partition} is not read here") })
+        found.ok_or_else(|| api::PortError::Unavailable {
+            reason: format!("partition {partition} is not read here"),
+        })
     }
 }
 
@@ -235,7 +256,8 @@ impl api::HealthStatus for Status {
         let partitions = self.partitions().await;
         let loading = partitions.iter().any(|partition| partition.state == api::PartitionState::Stopped);
         let parts = self.parts(&partitions).await;
-        let reasons = parts.into_iter().filter_map(|part| part.detail.map(|detail| format!("{}: {detail}", part.part)));
+        let reasons =
+            parts.into_iter().filter_map(|part| part.detail.map(|detail| format!("{}: {detail}", part.part)));
         api::Readiness { ready: !loading, reasons: reasons.collect() }
     }
 }

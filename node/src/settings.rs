@@ -18,8 +18,10 @@ pub fn parse(command: Command, subcommand: &str, arguments: &[OsString]) -> Resu
     let Some(path) = config_path(subcommand, arguments) else {
         return Ok(command.get_matches_from(arguments));
     };
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read config file {}", path.display()))?;
-    let table: toml::Table = text.parse().with_context(|| format!("config file {} is not TOML", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read config file {}", path.display()))?;
+    let table: toml::Table =
+        text.parse().with_context(|| format!("config file {} is not TOML", path.display()))?;
     let mut defaults = Vec::new();
     for (key, value) in table {
         defaults.push((checked_key(&command, subcommand, &path, &key)?, text_of(&path, &key, value)?));
@@ -74,7 +76,11 @@ fn text_of(path: &Path, key: &str, value: toml::Value) -> Result<String> {
         toml::Value::Integer(number) => Ok(number.to_string()),
         toml::Value::Float(number) => Ok(number.to_string()),
         toml::Value::Boolean(flag) => Ok(flag.to_string()),
-        other => bail!("config file {}: `{key}` must be text, a number or a boolean, not {}", path.display(), other.type_str()),
+        other => bail!(
+            "config file {}: `{key}` must be text, a number or a boolean, not {}",
+            path.display(),
+            other.type_str()
+        ),
     }
 }
 

@@ -23,9 +23,11 @@ const SECONDS_BUCKETS: [f64; 14] =
 
 /// Starts the log lines. `filter` is in the syntax of `RUST_LOG`.
 pub fn start_logging(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter `{filter}` does not read"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("log filter `{filter}` does not read"))?;
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = match format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -40,7 +42,11 @@ pub fn start_metrics() -> Result<Arc<dyn Fn() -> String + Send + Sync>> {
         .context("metrics buckets")?
         .build_recorder();
     let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("cannot start metrics: {error}"))?;
+    metrics::set_global_recorder(recorder)
+        .map_err(|error| anyhow::anyhow!("cannot start metrics: {error}"))?;
+    twice_actors::metrics::describe();
+    twice_reconciler::metrics::describe();
+    twice_api::metrics::describe();
     Ok(Arc::new(move || {
         handle.run_upkeep();
         handle.render()

@@ -79,7 +79,10 @@ impl Client {
     }
 
     fn unreachable(&self) -> String {
-        format!("cannot reach {}; is the node up? Start one with `twice up`, or name another with --server", self.base)
+        format!(
+            "cannot reach {}; is the node up? Start one with `twice up`, or name another with --server",
+            self.base
+        )
     }
 }
 
@@ -91,14 +94,18 @@ async fn problem(response: Response) -> anyhow::Error {
             let title = title.unwrap_or_else(|| status.to_string());
             anyhow::anyhow!("{title}: {}", detail.unwrap_or_default())
         }
-        Err(_) => anyhow::anyhow!("the node answered {status}: {}", text.chars().take(200).collect::<String>()),
+        Err(_) => {
+            anyhow::anyhow!("the node answered {status}: {}", text.chars().take(200).collect::<String>())
+        }
     }
 }
 
 /// Reads a body of JSON lines, one call a line.
 pub async fn json_lines(mut response: Response, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut rest: Vec<u8> = Vec::new();
-    while let Some(chunk) = response.chunk().await.context("the node's answer broke off; what it began goes on there")? {
+    while let Some(chunk) =
+        response.chunk().await.context("the node's answer broke off; what it began goes on there")?
+    {
         rest.extend_from_slice(&chunk);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();

@@ -58,7 +58,9 @@ pub async fn run(arguments: Explain) -> Result<Outcome> {
     let path = format!("/v1/explain?hour={}&campaign={campaign}&limit={}", arguments.hour, arguments.limit);
     let explanation: Explanation = client.get(&path).await?.with_context(|| {
         let (hour, campaign) = (arguments.hour, &arguments.campaign);
-        format!("campaign {campaign} has no bill for {hour}; close the hour first: twice reconcile --hour {hour}")
+        format!(
+            "campaign {campaign} has no bill for {hour}; close the hour first: twice reconcile --hour {hour}"
+        )
     })?;
     print(&explanation);
     let agreed = explanation.unexplained.unwrap_or(0) == 0;
@@ -68,9 +70,15 @@ pub async fn run(arguments: Explain) -> Result<Outcome> {
 fn print(explanation: &Explanation) {
     let number = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
     println!("preliminary      {:>10}  (stream: {})", number(explanation.preliminary), explanation.stream);
-    println!("- late_duplicate {:>10}  counted by the stream, duplicates by the bill's wider horizon", number(explanation.late_duplicate));
+    println!(
+        "- late_duplicate {:>10}  counted by the stream, duplicates by the bill's wider horizon",
+        number(explanation.late_duplicate)
+    );
     println!("- fraud          {:>10}  counted by the stream, invalid by verdict", number(explanation.fraud));
-    println!("+ late           {:>10}  too late for the stream, billed all the same", number(explanation.late));
+    println!(
+        "+ late           {:>10}  too late for the stream, billed all the same",
+        number(explanation.late)
+    );
     let unexplained = explanation.unexplained.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
     println!("- unexplained    {unexplained:>10}");
     println!("= billed         {:>10}", explanation.billed);

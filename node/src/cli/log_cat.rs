@@ -65,7 +65,12 @@ pub async fn run(arguments: LogCat) -> Result<Outcome> {
     Ok(Outcome::Done(Agreement::Agreed))
 }
 
-async fn cat(log: &EmbeddedLog, arguments: &LogCat, partition: PartitionId, out: &mut impl Write) -> Result<()> {
+async fn cat(
+    log: &EmbeddedLog,
+    arguments: &LogCat,
+    partition: PartitionId,
+    out: &mut impl Write,
+) -> Result<()> {
     let bounds = log.bounds(arguments.topic, partition).await?;
     let mut next = arguments.from.map_or(bounds.earliest, LogOffset).max(bounds.earliest);
     let mut left = arguments.limit;
@@ -80,7 +85,10 @@ async fn cat(log: &EmbeddedLog, arguments: &LogCat, partition: PartitionId, out:
             }
             left -= 1;
             let record = decoded(arguments.topic, &bytes);
-            serde_json::to_writer(&mut *out, &json!({ "partition": partition, "offset": offset, "record": record }))?;
+            serde_json::to_writer(
+                &mut *out,
+                &json!({ "partition": partition, "offset": offset, "record": record }),
+            )?;
             out.write_all(b"\n")?;
             next = offset.next();
         }

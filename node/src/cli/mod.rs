@@ -78,7 +78,7 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Recompute => {
             let (input, output) = (std::io::stdin(), std::io::stdout());
             Ok(Outcome::Exit(twice_reconciler::recompute::child::run(input.lock(), output.lock())))
-        },
+        }
     }
 }
 

@@ -38,9 +38,21 @@ struct Which {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event {
-    Step { hour: Hour, step: String },
-    Done { hour: Hour, outcome: String, run_id: String, rows: u64, unexplained: Option<i64> },
-    Failed { hour: Option<Hour>, detail: String },
+    Step {
+        hour: Hour,
+        step: String,
+    },
+    Done {
+        hour: Hour,
+        outcome: String,
+        run_id: String,
+        rows: u64,
+        unexplained: Option<i64>,
+    },
+    Failed {
+        hour: Option<Hour>,
+        detail: String,
+    },
     #[serde(other)]
     Other,
 }
@@ -60,7 +72,8 @@ pub async fn run(arguments: Reconcile) -> Result<Outcome> {
     }
     let mut summary = Summary::default();
     json_lines(response, |line| {
-        let event: Event = serde_json::from_slice(line).context("the node's progress line is not as documented")?;
+        let event: Event =
+            serde_json::from_slice(line).context("the node's progress line is not as documented")?;
         summary.take(event);
         Ok(())
     })
@@ -83,7 +96,9 @@ impl Summary {
                 self.hours += 1;
                 let difference = match unexplained {
                     Some(0) => "every difference explained".to_owned(),
-                    Some(count) => format!("{count} UNEXPLAINED, see `twice explain --hour {hour} --campaign …`"),
+                    Some(count) => {
+                        format!("{count} UNEXPLAINED, see `twice explain --hour {hour} --campaign …`")
+                    }
                     None => "the stream's number is not complete, so no difference is judged".to_owned(),
                 };
                 self.unexplained += unexplained.map_or(0, i64::unsigned_abs);

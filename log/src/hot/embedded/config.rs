@@ -1,7 +1,6 @@
 //! Settings of the embedded log.
 
 use clap::Args;
-use serde::Deserialize;
 
 use super::segment::SEGMENT_BYTES_MIN;
 use crate::error::{Error, Result};
@@ -9,8 +8,7 @@ use crate::error::{Error, Result};
 const MIB: u64 = 1024 * 1024;
 
 /// Settings of the embedded log; see each field for its default, bound and trade-off.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Args)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct EmbeddedConfig {
     /// Partitions of each topic, fixed when the log is created. More spread the work over more cores, and cost one
     /// sync each per group commit. Default 4; 1 to 1024.

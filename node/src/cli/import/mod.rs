@@ -113,7 +113,13 @@ fn format_of(file: &Path, given: Option<Format>) -> Result<Format> {
     }
 }
 
-async fn import_file(client: &Client, file: &Path, format: Format, batch: u32, state_dir: &Path) -> Result<u64> {
+async fn import_file(
+    client: &Client,
+    file: &Path,
+    format: Format,
+    batch: u32,
+    state_dir: &Path,
+) -> Result<u64> {
     let survey = survey(file, format)?;
     if survey.rows == 0 {
         println!("{}: no rows", file.display());
@@ -175,7 +181,9 @@ async fn send_batch(client: &Client, import_id: &str, first_row: u64, body: &str
                     let text = response.text().await.context("the node's answer broke off")?;
                     let answer: Answer = serde_json::from_str(&text)
                         .with_context(|| format!("the node refused the batch at row {first_row}: {text}"))?;
-                    debug_assert!(answer.accepted + answer.rejected.len() as u64 > 0 || !answer.retry.is_empty());
+                    debug_assert!(
+                        answer.accepted + answer.rejected.len() as u64 > 0 || !answer.retry.is_empty()
+                    );
                     if answer.retry.is_empty() {
                         return Ok(answer);
                     }
@@ -183,13 +191,16 @@ async fn send_batch(client: &Client, import_id: &str, first_row: u64, body: &str
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {}
                 status => bail!("the node answered {status}: {}", response.text().await.unwrap_or_default()),
             },
-            Err(error) if error.is_connect() || error.is_timeout() || error.is_request() || error.is_body() => {}
+            Err(error)
+                if error.is_connect() || error.is_timeout() || error.is_request() || error.is_body() => {}
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(5));
     }
-    bail!("the node took nothing for minutes; run the same command again once it is up: it goes on at row {first_row}")
+    bail!(
+        "the node took nothing for minutes; run the same command again once it is up: it goes on at row {first_row}"
+    )
 }
 
 fn survey(file: &Path, format: Format) -> Result<Survey> {
@@ -213,7 +224,8 @@ fn survey(file: &Path, format: Format) -> Result<Survey> {
 }
 
 fn bar(rows: u64, message: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(rows).with_style(style).with_message(message)
 }

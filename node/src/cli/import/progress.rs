@@ -18,7 +18,8 @@ pub struct Progress {
 impl Progress {
     /// Opens the memory of the file with this hash, at the node with this address.
     pub fn open(folder: &Path, sha256: &Sha256Hex, node: &str) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}; try --state-dir", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}; try --state-dir", folder.display()))?;
         let node = Sha256Hex::of(node.as_bytes());
         let path = folder.join(format!("{sha256}-{}.rows", node.prefix()));
         let rows = match fs::read_to_string(&path) {

@@ -42,12 +42,16 @@ impl Rows {
                 let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
                 let headers = reader.headers().context("the header line is not CSV")?.clone();
                 if !headers.iter().any(|name| name == "campaign_id") {
-                    bail!("the CSV header has no campaign_id; it names {}", headers.iter().collect::<Vec<_>>().join(", "));
+                    bail!(
+                        "the CSV header has no campaign_id; it names {}",
+                        headers.iter().collect::<Vec<_>>().join(", ")
+                    );
                 }
                 Source::Csv(Box::new(reader), headers)
             }
             Format::Parquet => {
-                let builder = ParquetRecordBatchReaderBuilder::try_new(file).context("the file is not Parquet")?;
+                let builder =
+                    ParquetRecordBatchReaderBuilder::try_new(file).context("the file is not Parquet")?;
                 if builder.schema().field_with_name("campaign_id").is_err() {
                     bail!("the Parquet file has no column campaign_id");
                 }
@@ -132,7 +136,8 @@ fn csv_line(headers: &csv::StringRecord, record: &csv::StringRecord) -> String {
         if value.is_empty() || !FIELDS.contains(&name) {
             continue;
         }
-        let number = matches!(name, "event_time" | "schema_version").then(|| value.parse::<i64>().ok()).flatten();
+        let number =
+            matches!(name, "event_time" | "schema_version").then(|| value.parse::<i64>().ok()).flatten();
         object.insert(name.to_owned(), number.map_or_else(|| Value::from(value), Value::from));
     }
     Value::Object(object).to_string()
@@ -165,7 +170,9 @@ impl Columns {
         let mut object = Map::new();
         for (name, column) in &self.columns {
             let value = match column {
-                Column::Text(array) if array.is_valid(row) && !array.value(row).is_empty() => array.value(row).into(),
+                Column::Text(array) if array.is_valid(row) && !array.value(row).is_empty() => {
+                    array.value(row).into()
+                }
                 Column::Number(array) if array.is_valid(row) => array.value(row).into(),
                 Column::Uuid(array) if array.is_valid(row) => match array.value(row).try_into() {
                     Ok(bytes) => ClickId::from_bytes(bytes).to_string().into(),
@@ -180,15 +187,23 @@ impl Columns {
 }
 
 fn column(field: &str, array: &dyn Array) -> Result<Column> {
-    let wrong = || format!("column {field} has type {}, which cannot be read as a click's", array.data_type());
+    let wrong =
+        || format!("column {field} has type {}, which cannot be read as a click's", array.data_type());
     let taken = match array.data_type() {
         DataType::FixedSizeBinary(16) => array.as_any().downcast_ref().cloned().map(Column::Uuid),
         DataType::Timestamp(_, zone) => {
             let milliseconds = cast(array, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()))?;
             cast(&milliseconds, &DataType::Int64)?.as_any().downcast_ref().cloned().map(Column::Number)
         }
-        kind if kind.is_integer() => cast(array, &DataType::Int64)?.as_any().downcast_ref().cloned().map(Column::Number),
-        _ => cast(array, &DataType::Utf8).with_context(wrong)?.as_any().downcast_ref().cloned().map(Column::Text),
+        kind if kind.is_integer() => {
+            cast(array, &DataType::Int64)?.as_any().downcast_ref().cloned().map(Column::Number)
+        }
+        _ => cast(array, &DataType::Utf8)
+            .with_context(wrong)?
+            .as_any()
+            .downcast_ref()
+            .cloned()
+            .map(Column::Text),
     };
     taken.with_context(wrong)
 }
@@ -244,7 +259,11 @@ mod tests {
 
     #[test]
     fn csv_rows_become_objects_without_their_empty_fields() {
-        let rows = lines("a.csv", "campaign_id,ad_id,event_time\nc1,,1736942400000\nc2,a,2025-01-15T12:00:00Z\n", Format::Csv);
+        let rows = lines(
+            "a.csv",
+            "campaign_id,ad_id,event_time\nc1,,1736942400000\nc2,a,2025-01-15T12:00:00Z\n",
+            Format::Csv,
+        );
         assert_eq!(rows[0], r#"{"campaign_id":"c1","event_time":1736942400000}"#);
         assert_eq!(rows[1], r#"{"ad_id":"a","campaign_id":"c2","event_time":"2025-01-15T12:00:00Z"}"#);
         assert_eq!(hour_of(&rows[0]), hour_of(&rows[1]));

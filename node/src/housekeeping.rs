@@ -1,0 +1,57 @@
+//! What the node does by itself in the background: forgets real-time windows nobody needs, refreshes gauges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use twice_actors::StreamPath;
+use twice_log::event::HOUR_MS;
+use twice_log::{Clock, Hour};
+use twice_store::{BillingStore, WindowStore};
+
+/// Real-time windows stay this long after their hour, and in any case until it is billed.
+const KEPT_HOURS: i64 = 6;
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// In turns of the gauges.
+const WINDOWS_EVERY: u32 = 60;
+
+/// What housekeeping works with.
+pub struct Housekeeping {
+    pub stream: StreamPath,
+    pub windows: Arc<dyn WindowStore>,
+    pub billing: Arc<dyn BillingStore>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Housekeeping {
+    /// Works until its task is dropped. A failure is logged and tried again at the next turn.
+    pub async fn run(self) {
+        let mut every = tokio::time::interval(GAUGES_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut turn: u32 = 0;
+        loop {
+            every.tick().await;
+            self.stream.status().await; // sets the gauges of lag as it answers
+            if turn.is_multiple_of(WINDOWS_EVERY)
+                && let Err(error) = self.forget_windows().await
+            {
+                tracing::warn!(error = format!("{error:#}"), "cannot forget old real-time windows");
+            }
+            turn = turn.wrapping_add(1);
+        }
+    }
+
+    async fn forget_windows(&self) -> Result<()> {
+        let newest_kept = self.clock.now().plus_ms(-KEPT_HOURS * HOUR_MS).hour();
+        let old: Vec<Hour> =
+            self.windows.hours().await?.into_iter().filter(|hour| *hour < newest_kept).collect();
+        let Some(first) = old.first() else { return Ok(()) };
+        let billed = self.billing.billed_hours(None, *first, newest_kept).await?;
+        let forgotten: Vec<Hour> = old.into_iter().filter(|hour| billed.contains(hour)).collect();
+        if !forgotten.is_empty() {
+            tracing::info!(hours = forgotten.len(), "forgetting real-time windows of billed hours");
+            self.windows.remove_hours(&forgotten).await?;
+        }
+        Ok(())
+    }
+}
