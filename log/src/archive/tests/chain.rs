@@ -185,7 +185,9 @@ async fn files_for_hours_are_those_below_the_cutoffs_in_manifest_order() {
         end: LogOffset(901),
         head_manifest_sha256: None,
     };
-    assert!(index.files_for_hours(FileKind::Clicks, twelve..=thirteen, std::slice::from_ref(&uncovered)).is_err());
+    assert!(
+        index.files_for_hours(FileKind::Clicks, twelve..=thirteen, std::slice::from_ref(&uncovered)).is_err()
+    );
     let other_head =
         Cutoff { end: LogOffset(900), head_manifest_sha256: Some(Sha256Hex::of(b"other")), ..uncovered };
     assert!(index.files_for_hours(FileKind::Clicks, twelve..=thirteen, &[other_head]).is_err());

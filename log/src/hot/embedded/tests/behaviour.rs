@@ -178,7 +178,7 @@ async fn a_lost_layout_file_beside_segments_is_damage() {
 }
 
 #[test]
-fn settings_out_of_bounds_and_unknown_ones_are_refused() {
+fn settings_out_of_bounds_are_refused() {
     for config in [
         EmbeddedConfig { partitions: 0, ..small() },
         EmbeddedConfig { segment_bytes: 100, ..small() },
@@ -187,8 +187,6 @@ fn settings_out_of_bounds_and_unknown_ones_are_refused() {
         assert!(matches!(config.validate(), Err(Error::Config { .. })));
     }
     assert!(EmbeddedConfig::default().validate().is_ok());
-    assert!(serde_json::from_str::<EmbeddedConfig>(r#"{"partitions": 8}"#).is_ok());
-    assert!(serde_json::from_str::<EmbeddedConfig>(r#"{"partition": 8}"#).is_err());
 }
 
 #[tokio::test]
