@@ -125,7 +125,7 @@ impl Node {
             campaigns: store.clone(),
             imports: store.clone(),
             clock,
-            pseudonyms: Arc::new(PseudonymKeys::open(&folder.join("keys"))?),
+            pseudonyms: Arc::new(PseudonymKeys::open(folder.join("keys"))?),
             reconcile: Arc::new(Reconciles(reconciler.clone())),
             explain: Arc::new(Explains(reconciler.clone())),
             stream: status.clone(),
