@@ -32,7 +32,7 @@ impl NodeOptions {
     ///
     /// The default options are the product's own.
     pub fn brisk() -> Self {
-        let settings = "segment_bytes = 1048576\ncheckpoint_interval_ms = 700\n".to_owned();
+        let settings = "log_segment_bytes = 1048576\ncheckpoint_interval_ms = 700\n".to_owned();
         Self { settings: Some(settings), ..Self::default() }
     }
 }

@@ -92,7 +92,12 @@ pub fn oracle_agrees(node: &Node, ledgers: &[PathBuf], from: Hour, hours: i64) -
     let rows: Vec<Value> = bill(node, from, hours)?.into_values().collect();
     let file = node.root().join("billing.json");
     std::fs::write(&file, serde_json::to_vec(&serde_json::json!({ "rows": rows }))?)?;
-    let mut arguments = vec!["check".to_owned(), "--exclusive".to_owned(), "--billing".to_owned(), file.display().to_string()];
+    let mut arguments = vec![
+        "check".to_owned(),
+        "--exclusive".to_owned(),
+        "--billing".to_owned(),
+        file.display().to_string(),
+    ];
     for ledger in ledgers {
         arguments.extend(["--ledger".to_owned(), ledger.display().to_string()]);
     }
