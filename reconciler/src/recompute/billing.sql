@@ -56,21 +56,20 @@ uncontested AS (
     WHERE payload_lowest = payload_highest
 ),
 
--- The rare case, copies that contradict each other: fetch them again, each beside the winner's payload and time.
-contested_copies AS (
+-- The rare case, copies that contradict each other: fetch these again, and put copies that say the same together. Where
+-- the payloads are equal so are the event times: a group lies in the hour or outside it as a whole.
+contested_payloads AS (
     SELECT
         copies.campaign_id,
         copies.click_id,
-        copies.in_hour,
-        copies.position,
         copies.payload_hash,
-        identities.winner_position,
-        first_value(copies.payload_hash) OVER winner_first AS winner_payload,
-        first_value(copies.event_time) OVER winner_first AS winner_time
+        min(copies.event_time) AS event_time,
+        count(*) FILTER (WHERE copies.in_hour) AS copies_in_hour,
+        count(*) FILTER (WHERE copies.position = identities.winner_position) AS winners
     FROM identities
     JOIN copies ON copies.campaign_id = identities.campaign_id AND copies.click_id = identities.click_id
     WHERE identities.payload_lowest <> identities.payload_highest
-    WINDOW winner_first AS (PARTITION BY copies.campaign_id, copies.click_id ORDER BY copies.position)
+    GROUP BY copies.campaign_id, copies.click_id, copies.payload_hash
 ),
 
 -- CR-2: a duplicate whose payload differs from the winner's is a conflict. The winner may lie outside the hour: then
@@ -79,11 +78,11 @@ contested AS (
     SELECT
         campaign_id,
         click_id,
-        min(winner_time) AS winner_time,
-        count(*) FILTER (WHERE in_hour) AS copies_in_hour,
-        count(*) FILTER (WHERE in_hour AND position = winner_position) AS winners_in_hour,
-        count(*) FILTER (WHERE in_hour AND payload_hash <> winner_payload) AS conflicts
-    FROM contested_copies
+        min(event_time) FILTER (WHERE winners = 1) AS winner_time,
+        CAST(sum(copies_in_hour) AS BIGINT) AS copies_in_hour,
+        count(*) FILTER (WHERE winners = 1 AND copies_in_hour > 0) AS winners_in_hour,
+        CAST(coalesce(sum(copies_in_hour) FILTER (WHERE winners = 0), 0) AS BIGINT) AS conflicts
+    FROM contested_payloads
     GROUP BY campaign_id, click_id
 ),
 

@@ -61,7 +61,8 @@ pub(crate) async fn run_slices(
     if limits.verify_files {
         verify(archive, &files, limits.threads).await?;
     }
-    let slices = slices::plan(archive, &files, limits.memory_bytes_max / BYTES_PER_ROW).await?;
+    let rows_max = limits.rows_per_slice_max.unwrap_or(limits.memory_bytes_max / BYTES_PER_ROW);
+    let slices = slices::plan(archive, &files, rows_max.max(1)).await?;
     let engine = Engine::new(archive, limits)?;
     let causes_sql = causes_sql(&inputs.settings);
     let mut rows = BTreeMap::new();

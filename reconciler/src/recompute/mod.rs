@@ -47,6 +47,8 @@ pub struct ResourceLimits {
     pub spill_dir: PathBuf,
     /// Whether each file's SHA-256 is compared with its manifest's before it is read.
     pub verify_files: bool,
+    /// Rows counted at once; `None`: as many as fit the memory. Decides slices, never a count.
+    pub rows_per_slice_max: Option<u64>,
 }
 
 /// Where the child finds the archive.

@@ -1,0 +1,236 @@
+//! The SQL against the naive model: bill and causes, over small random streams, however the work is cut.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use support::model;
+use support::{Records, Run, archive_records, at, campaign, click, hour, limits, rate, run_inputs, verdict};
+use twice_log::archive::{CountingSettings, Rate};
+use twice_log::{Click, PartitionId, Verdict, VerdictClass};
+use twice_reconciler::compare::Explanation;
+use twice_reconciler::recompute::{
+    ArchiveLocation, InProcessRecompute, Recompute, RecomputeRequest, Recomputed, Task, recompute_inputs,
+};
+use twice_store::{BillingCounts, Divergence, StreamState};
+
+const PARTITIONS: u32 = 2;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+}
+
+/// A stream in some disorder: most clicks in the hour, some beside its borders, ids that come back with other payloads.
+fn clicks() -> impl Strategy<Value = Vec<Click>> {
+    let event = prop_oneof![6 => 0_i64..3600, 1 => -700_i64..0, 1 => 3600_i64..4300, 1 => -3600_i64..7200, 1 => -9000_i64..-3600];
+    let one = (1_u8..5, 0_u32..14, event, prop_oneof![4 => Just(1_i64), 1 => 0_i64..1500], 0_u8..2);
+    let clicks = prop::collection::vec((one, any::<bool>()), 0..70);
+    clicks.prop_map(|drawn| {
+        let mut clicks: Vec<Click> = Vec::new();
+        for ((campaign, id, event, delay, ad), is_retry) in drawn {
+            let again = clicks.iter().rev().find(|click| click.campaign_id == support::campaign(campaign));
+            match again.filter(|_| is_retry) {
+                Some(again) => clicks.push(again.clone()),
+                None => clicks.push(click(campaign, id, event, delay, ad)),
+            }
+        }
+        // Roughly in order of arrival, as a log is; retries and late ones stay out of it.
+        let middle = clicks.len() / 2;
+        clicks[..middle].sort_by_key(|click| click.arrival_time);
+        clicks
+    })
+}
+
+fn verdicts() -> impl Strategy<Value = Vec<Verdict>> {
+    let class = prop_oneof![Just(VerdictClass::Valid), Just(VerdictClass::Givt), Just(VerdictClass::Sivt)];
+    let arrival = prop_oneof![3 => 0_i64..20_000, 1 => -90_000_i64..-80_000, 1 => Just(-86_400_i64), 1 => Just(-86_401_i64)];
+    let one = (1_u8..5, 0_u32..14, class, 0_i64..4, arrival);
+    let verdicts = prop::collection::vec(one, 0..20);
+    verdicts.prop_map(|drawn| {
+        drawn.into_iter().map(|(campaign, id, class, decided, arrival)| verdict(campaign, id, class, at(decided), at(arrival))).collect()
+    })
+}
+
+fn rates() -> impl Strategy<Value = Vec<Rate>> {
+    let effective = prop_oneof![Just(-100_000_i64), Just(0), 0_i64..3599];
+    let one = (1_u8..4, 1_i64..1000, effective, 0_i64..3);
+    let rates = prop::collection::vec(one, 0..10);
+    rates.prop_map(|drawn| {
+        let mut rates: Vec<Rate> =
+            drawn.into_iter().map(|(campaign, cpc, effective, recorded)| rate(campaign, cpc, at(effective), at(recorded))).collect();
+        rates.sort_by(|left, right| (&left.campaign_id, left.effective_from, left.recorded_at).cmp(&(&right.campaign_id, right.effective_from, right.recorded_at)));
+        rates
+    })
+}
+
+/// A share of each partition, in percent, as an offset.
+fn ends(records: &Records, percent: [usize; 2]) -> BTreeMap<PartitionId, i64> {
+    let share = |(index, (partition, clicks)): (usize, (&PartitionId, &Vec<Click>))| {
+        (*partition, (clicks.len() * percent[index] / 100) as i64)
+    };
+    records.clicks.iter().enumerate().map(share).collect()
+}
+
+struct Answers {
+    one: Recomputed,
+    two_threads: Recomputed,
+    sliced: Recomputed,
+    split_by_id: Recomputed,
+    explained: Vec<Explanation>,
+}
+
+async fn recompute_all(records: &Records, run: &Run, campaigns: &BTreeSet<twice_log::CampaignId>) -> Answers {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = support::open_archive(&folder.path().join("archive"));
+    archive_records(&archive, records, 9, 4).await;
+    let inputs = run_inputs(&archive, records, run).await;
+    let spill = folder.path().join("spill");
+    let recompute = async |threads, rows| {
+        recompute_inputs(&archive, &inputs, &limits(&spill, threads, rows)).await.expect("recompute")
+    };
+    let stored = archive.put_run_inputs(&inputs).await.expect("inputs are put");
+    let mut explained = Vec::new();
+    for campaign in campaigns {
+        let request = RecomputeRequest {
+            archive: ArchiveLocation::Local { root: folder.path().join("archive") },
+            inputs_path: "runs/lambda/2025-01-15T12/000001.json".to_owned(),
+            inputs_sha256: stored.sha256.clone(),
+            limits: limits(&spill, 2, None),
+            task: Task::Explain { campaign: campaign.clone(), limit: 1000 },
+        };
+        explained.push(InProcessRecompute::new(archive.clone()).explain(request).await.expect("explain"));
+    }
+    Answers {
+        one: recompute(1, None).await,
+        two_threads: recompute(2, None).await,
+        sliced: recompute(2, Some(25)).await,
+        split_by_id: recompute(2, Some(8)).await,
+        explained,
+    }
+}
+
+fn check_divergence(row: &Divergence, counts: Option<&BillingCounts>) {
+    assert_eq!(row.billed, counts.map_or(0, |counts| counts.billable));
+    assert_eq!(row.unexplained, Some(0), "{row:?}");
+    let value = |value: Option<u64>| value.expect("known") as i64;
+    let explained = value(row.late_duplicate) + value(row.fraud) - value(row.late);
+    assert_eq!(value(row.preliminary) - row.billed as i64, explained, "{row:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bill_and_causes_equal_the_naive_model_however_the_work_is_cut(
+        clicks in clicks(),
+        verdicts in verdicts(),
+        rates in rates(),
+        cutoff in [60_usize..=100, 60_usize..=100],
+        sealed in [40_usize..=100, 40_usize..=100],
+    ) {
+        let records = Records::of(&clicks, &verdicts, PARTITIONS);
+        let click_ends = ends(&records, cutoff);
+        let settings = CountingSettings::default();
+        let mut run = Run { click_ends, rates, settings, seals: Vec::new() };
+        let mut seal_ends = ends(&records, sealed);
+        for (partition, end) in &mut seal_ends {
+            *end = (*end).min(run.click_ends[partition]);
+        }
+        run.seals = model::seals(&records, &run, hour(), &seal_ends);
+        let bill = model::bill(&records, &run, hour());
+        let causes = model::causes(&records, &run, hour());
+        let campaigns = bill.keys().cloned().collect();
+        let answers = runtime().block_on(recompute_all(&records, &run, &campaigns));
+
+        let expected: Vec<BillingCounts> = bill.values().cloned().collect();
+        prop_assert_eq!(&answers.one.rows, &expected);
+        for other in [&answers.two_threads, &answers.sliced, &answers.split_by_id] {
+            prop_assert_eq!(&other.rows, &expected);
+            prop_assert_eq!(&other.divergence, &answers.one.divergence);
+        }
+        for row in &answers.one.divergence {
+            check_divergence(row, bill.get(&row.campaign_id));
+        }
+        let listed: BTreeSet<_> = campaigns.iter().zip(&answers.explained).flat_map(|(campaign, explained)| {
+            explained.copies.iter().map(move |copy| (campaign.clone(), copy.cause.name(), copy.partition, copy.log_offset.0))
+        }).collect();
+        prop_assert_eq!(listed, causes);
+        for copy in answers.explained.iter().flat_map(|explained| &explained.copies) {
+            prop_assert!(!copy.files.is_empty());
+        }
+    }
+}
+
+/// A run over a few clicks in one partition, everything sealed and complete.
+async fn small(clicks: &[Click], change: impl FnOnce(&mut Run)) -> Recomputed {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = support::open_archive(&folder.path().join("archive"));
+    let records = Records::of(clicks, &[], 1);
+    archive_records(&archive, &records, 100, 100).await;
+    let mut run = Run {
+        click_ends: BTreeMap::new(),
+        rates: Vec::new(),
+        settings: CountingSettings::default(),
+        seals: Vec::new(),
+    };
+    run.seals = model::seals(&records, &run, hour(), &BTreeMap::from([(PartitionId(0), clicks.len() as i64)]));
+    change(&mut run);
+    let inputs = run_inputs(&archive, &records, &run).await;
+    recompute_inputs(&archive, &inputs, &limits(folder.path(), 2, None)).await.expect("recompute")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_click_the_seal_has_and_the_archive_has_not_is_unexplained() {
+    let clicks = [click(1, 1, 10, 1, 0), click(1, 2, 20, 1, 0)];
+    let recomputed = small(&clicks, |run| {
+        *run.seals[0].counts.entry(campaign(1)).or_default() += 3;
+        run.seals[0].counts.insert(campaign(9), 2);
+    })
+    .await;
+    let unexplained: Vec<_> = recomputed.divergence.iter().map(|row| (row.billed, row.unexplained)).collect();
+    assert_eq!(unexplained, [(2, Some(3)), (0, Some(2))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsealed_hour_is_billed_and_its_causes_are_unknown() {
+    let recomputed = small(&[click(1, 1, 10, 1, 0)], |run| run.seals.clear()).await;
+    assert_eq!(recomputed.rows[0].billable, 1);
+    let row = &recomputed.divergence[0];
+    assert_eq!((row.stream, row.preliminary, row.late, row.unexplained), (StreamState::Unsealed, None, None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incomplete_stream_has_causes_and_no_unexplained() {
+    let recomputed = small(&[click(1, 1, 10, 1, 0)], |run| run.seals[0].complete = false).await;
+    let row = &recomputed.divergence[0];
+    assert_eq!((row.stream, row.preliminary, row.late, row.unexplained), (StreamState::Incomplete, Some(1), Some(0), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_without_clicks_has_no_rows() {
+    let recomputed = small(&[click(1, 1, -3700, 1, 0)], |_| {}).await;
+    assert!(recomputed.rows.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = support::open_archive(&folder.path().join("archive"));
+    let records = Records::of(&[click(1, 1, 10, 1, 0)], &[], 1);
+    archive_records(&archive, &records, 100, 100).await;
+    let run = Run {
+        click_ends: BTreeMap::new(),
+        rates: Vec::new(),
+        settings: CountingSettings::default(),
+        seals: Vec::new(),
+    };
+    let inputs = run_inputs(&archive, &records, &run).await;
+    let path = folder.path().join("archive").join(&inputs.click_files[0].path);
+    let mut bytes = std::fs::read(&path).expect("file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("write");
+    let refused = recompute_inputs(&archive, &inputs, &limits(folder.path(), 2, None)).await;
+    assert!(refused.expect_err("changed").to_string().contains("SHA-256"));
+}
