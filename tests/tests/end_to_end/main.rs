@@ -6,6 +6,8 @@ mod bad_input;
 mod checkpoints;
 mod crash;
 mod dashboard;
+mod docs;
+mod examples;
 mod fail_points;
 mod import;
 mod support;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use twice_log::{Clock, UtcMillis, WallClock};
 use twice_tests::{Binaries, LoadShape, Node, NodeOptions, one_at_a_time, run};
 
 use crate::support::{bill, clicks, divergence, hourly, hours_ago, oracle_agrees, text, wait_for};
@@ -26,6 +27,7 @@ fn clicks_become_preliminary_then_reconciled_and_both_are_explained() -> Result<
         Ok((clicks(&rows) > 0).then_some(()))
     })?;
     let ledger = load.finish(&node)?;
+    what_is_called_fresh_is_in_the_numbers(&node, &busiest)?;
 
     for hour in [from, from.plus(1)] {
         let rows = node.reconcile(&hour.to_string())?;
@@ -40,6 +42,24 @@ fn clicks_become_preliminary_then_reconciled_and_both_are_explained() -> Result<
     every_difference_is_explained(&node)?;
     the_log_prints_as_json_lines(&node)?;
     ensure!(node.client().get("/v1/reconciliations")?.status == 200);
+    Ok(())
+}
+
+/// `fresh_to` promises that every click that arrived before it is in the answer: so nothing may be added after it.
+fn what_is_called_fresh_is_in_the_numbers(node: &Node, campaign: &str) -> Result<()> {
+    let from = hours_ago(3);
+    let query = format!("from={}&to={}&granularity=hour", from.start(), from.plus(2).start());
+    let path = format!("/v1/campaigns/{campaign}/clicks?{query}");
+    let loaded = WallClock.now();
+    let answer = wait_for("an answer as fresh as the end of the load", || {
+        let answer = node.client().get_json(&path)?;
+        let fresh_to: UtcMillis = text(&answer, "fresh_to").parse()?;
+        Ok((fresh_to >= loaded).then_some(answer))
+    })?;
+    // Longer than the stream takes to show what it has counted.
+    std::thread::sleep(Duration::from_secs(3));
+    let later = node.client().get_json(&path)?;
+    ensure!(answer["rows"] == later["rows"], "called fresh and was not: {answer} became {later}");
     Ok(())
 }
 
