@@ -7,8 +7,8 @@ use std::sync::Arc;
 use support::node::{HangAt, Node};
 use support::{at, campaign, click, hour};
 use tokio::sync::mpsc;
-use twice_log::archive::{BillingPath, RunOutcome};
 use twice_log::Click;
+use twice_log::archive::{BillingPath, RunOutcome};
 use twice_reconciler::recompute::ProcessRecompute;
 use twice_reconciler::{Error, ErrorKind, ProgressEvent, Step};
 use twice_store::{BillingStore, CampaignStore, PutCampaign};
@@ -56,9 +56,13 @@ async fn an_hour_goes_through_its_steps_in_order_and_every_difference_has_a_caus
     }
     assert_eq!(steps, [Step::Sealing, Step::Cutoff, Step::Archiving, Step::Recomputing, Step::Committing]);
     let rows = node.rows().await;
-    let counts: Vec<_> = rows.iter().map(|row| (row.counts.gross, row.counts.billable, row.counts.amount_micros, row.counts.unpriced)).collect();
+    let counts: Vec<_> = rows
+        .iter()
+        .map(|row| (row.counts.gross, row.counts.billable, row.counts.amount_micros, row.counts.unpriced))
+        .collect();
     assert_eq!(counts, [(4, 3, 750_000, 0), (1, 1, 0, 1)]);
-    let result = node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").expect("result").result;
+    let result =
+        node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").expect("result").result;
     assert_eq!(result.rows.len(), 2);
     assert_eq!(result.rows[0].digest, rows[0].digest);
     let explained = reconciler.explain(hour(), campaign(1), 10).await.expect("explained");
@@ -109,7 +113,8 @@ async fn resumes_after(hang_at: HangAt) {
     stopped.stop().await;
     assert!(matches!(asked.await.expect("task"), Err(Error::Stopped)));
     assert!(node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").is_none());
-    let inputs = node.archive.run_inputs(BillingPath::Lambda, hour(), 1).await.expect("read").expect("inputs");
+    let inputs =
+        node.archive.run_inputs(BillingPath::Lambda, hour(), 1).await.expect("read").expect("inputs");
     assert_eq!(node.rows().await.is_empty(), hang_at != HangAt::AfterCommit);
 
     node.append(&[click(1, 99, 40, 5000, 0)]).await;
@@ -118,12 +123,16 @@ async fn resumes_after(hang_at: HangAt) {
         node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").is_some()
     })
     .await;
-    let result = node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").expect("result").result;
+    let result =
+        node.archive.run_result(BillingPath::Lambda, hour(), 1).await.expect("read").expect("result").result;
     assert_eq!((result.outcome, &result.inputs_sha256), (RunOutcome::Committed, &inputs.sha256));
     assert_eq!(node.rows().await.iter().map(|row| row.counts.billable).sum::<u64>(), 4);
 
     let report = resumed.reconcile(hour(), None).await.expect("closed");
-    assert_eq!((report.outcome, report.run_id.as_str()), (RunOutcome::Committed, format!("lambda/{}/000002", hour()).as_str()));
+    assert_eq!(
+        (report.outcome, report.run_id.as_str()),
+        (RunOutcome::Committed, format!("lambda/{}/000002", hour()).as_str())
+    );
     assert_eq!(node.rows().await.iter().map(|row| row.counts.billable).sum::<u64>(), 5);
     resumed.stop().await;
 }
@@ -245,7 +254,8 @@ async fn a_child_process_bills_what_this_process_would() {
     let again = here.reconcile(hour(), None).await.expect("closed again");
     assert_eq!(again.outcome, RunOutcome::Identical);
     let file = node.archive.run_inputs(BillingPath::Lambda, hour(), 1).await.expect("read").expect("inputs");
-    std::fs::remove_file(node.archive_root().join(&file.inputs.click_files[0].path)).expect("file is removed");
+    std::fs::remove_file(node.archive_root().join(&file.inputs.click_files[0].path))
+        .expect("file is removed");
     here.stop().await;
     let broken = node.reconciler_with(false, HangAt::Nowhere, Arc::new(child_process()));
     let failed = broken.reconcile(hour(), None).await.expect_err("a file is missing");

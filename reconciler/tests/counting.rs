@@ -48,7 +48,12 @@ fn verdicts() -> impl Strategy<Value = Vec<Verdict>> {
     let one = (1_u8..5, 0_u32..14, class, 0_i64..4, arrival);
     let verdicts = prop::collection::vec(one, 0..20);
     verdicts.prop_map(|drawn| {
-        drawn.into_iter().map(|(campaign, id, class, decided, arrival)| verdict(campaign, id, class, at(decided), at(arrival))).collect()
+        drawn
+            .into_iter()
+            .map(|(campaign, id, class, decided, arrival)| {
+                verdict(campaign, id, class, at(decided), at(arrival))
+            })
+            .collect()
     })
 }
 
@@ -57,9 +62,17 @@ fn rates() -> impl Strategy<Value = Vec<Rate>> {
     let one = (1_u8..4, 1_i64..1000, effective, 0_i64..3);
     let rates = prop::collection::vec(one, 0..10);
     rates.prop_map(|drawn| {
-        let mut rates: Vec<Rate> =
-            drawn.into_iter().map(|(campaign, cpc, effective, recorded)| rate(campaign, cpc, at(effective), at(recorded))).collect();
-        rates.sort_by(|left, right| (&left.campaign_id, left.effective_from, left.recorded_at).cmp(&(&right.campaign_id, right.effective_from, right.recorded_at)));
+        let mut rates: Vec<Rate> = drawn
+            .into_iter()
+            .map(|(campaign, cpc, effective, recorded)| rate(campaign, cpc, at(effective), at(recorded)))
+            .collect();
+        rates.sort_by(|left, right| {
+            (&left.campaign_id, left.effective_from, left.recorded_at).cmp(&(
+                &right.campaign_id,
+                right.effective_from,
+                right.recorded_at,
+            ))
+        });
         rates
     })
 }
@@ -174,7 +187,8 @@ async fn small(clicks: &[Click], change: impl FnOnce(&mut Run)) -> Recomputed {
         settings: CountingSettings::default(),
         seals: Vec::new(),
     };
-    run.seals = model::seals(&records, &run, hour(), &BTreeMap::from([(PartitionId(0), clicks.len() as i64)]));
+    run.seals =
+        model::seals(&records, &run, hour(), &BTreeMap::from([(PartitionId(0), clicks.len() as i64)]));
     change(&mut run);
     let inputs = run_inputs(&archive, &records, &run).await;
     recompute_inputs(&archive, &inputs, &limits(folder.path(), 2, None)).await.expect("recompute")
@@ -197,14 +211,20 @@ async fn an_unsealed_hour_is_billed_and_its_causes_are_unknown() {
     let recomputed = small(&[click(1, 1, 10, 1, 0)], |run| run.seals.clear()).await;
     assert_eq!(recomputed.rows[0].billable, 1);
     let row = &recomputed.divergence[0];
-    assert_eq!((row.stream, row.preliminary, row.late, row.unexplained), (StreamState::Unsealed, None, None, None));
+    assert_eq!(
+        (row.stream, row.preliminary, row.late, row.unexplained),
+        (StreamState::Unsealed, None, None, None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_stream_has_causes_and_no_unexplained() {
     let recomputed = small(&[click(1, 1, 10, 1, 0)], |run| run.seals[0].complete = false).await;
     let row = &recomputed.divergence[0];
-    assert_eq!((row.stream, row.preliminary, row.late, row.unexplained), (StreamState::Incomplete, Some(1), Some(0), None));
+    assert_eq!(
+        (row.stream, row.preliminary, row.late, row.unexplained),
+        (StreamState::Incomplete, Some(1), Some(0), None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

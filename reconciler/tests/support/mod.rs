@@ -103,7 +103,11 @@ impl Records {
             records.verdicts.entry(partition).or_default();
         }
         for click in clicks {
-            records.clicks.entry(partition_of(&click.campaign_id, partitions)).or_default().push(click.clone());
+            records
+                .clicks
+                .entry(partition_of(&click.campaign_id, partitions))
+                .or_default()
+                .push(click.clone());
         }
         for verdict in verdicts {
             let partition = partition_of(&verdict.campaign_id, partitions);
@@ -118,7 +122,12 @@ pub fn open_archive(root: &Path) -> Archive {
 }
 
 /// Archives all records, `rows_per_flush` a manifest and `rows_per_file` a file.
-pub async fn archive_records(archive: &Archive, records: &Records, rows_per_flush: usize, rows_per_file: usize) {
+pub async fn archive_records(
+    archive: &Archive,
+    records: &Records,
+    rows_per_flush: usize,
+    rows_per_file: usize,
+) {
     let partitions = records.clicks.len() as u32;
     for (partition, clicks) in &records.clicks {
         let bytes = clicks.iter().map(|click| {
@@ -126,7 +135,8 @@ pub async fn archive_records(archive: &Archive, records: &Records, rows_per_flus
             encode_click(click, &mut bytes);
             bytes
         });
-        put(archive, Topic::AdClicks, *partition, partitions, bytes.collect(), rows_per_flush, rows_per_file).await;
+        put(archive, Topic::AdClicks, *partition, partitions, bytes.collect(), rows_per_flush, rows_per_file)
+            .await;
     }
     for (partition, verdicts) in &records.verdicts {
         let bytes = verdicts.iter().map(|verdict| {
@@ -135,7 +145,8 @@ pub async fn archive_records(archive: &Archive, records: &Records, rows_per_flus
             bytes
         });
         let bytes = bytes.collect();
-        put(archive, Topic::FraudVerdicts, *partition, partitions, bytes, rows_per_flush, rows_per_file).await;
+        put(archive, Topic::FraudVerdicts, *partition, partitions, bytes, rows_per_flush, rows_per_file)
+            .await;
     }
 }
 
@@ -193,8 +204,7 @@ pub async fn run_inputs(archive: &Archive, records: &Records, run: &Run) -> RunI
         let mut reference = None;
         if let Some(seal) = run.seals.iter().find(|seal| seal.partition == *partition) {
             let stored = archive.put_seal(seal).await.expect("seal is put");
-            reference =
-                Some(SealReference { end: seal.end, complete: seal.complete, sha256: stored.sha256 });
+            reference = Some(SealReference { end: seal.end, complete: seal.complete, sha256: stored.sha256 });
         }
         seals.push(SealInput { generation: GENERATION, partition: *partition, seal: reference });
     }

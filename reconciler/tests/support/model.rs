@@ -125,7 +125,8 @@ pub fn seals(records: &Records, run: &Run, hour: Hour, ends: &BTreeMap<Partition
     let all = copies(records, run);
     let seal = |(partition, end): (&PartitionId, &i64)| {
         let mut counts: BTreeMap<CampaignId, u64> = BTreeMap::new();
-        let own = all.iter().filter(|copy| copy.partition == *partition && copy.click.event_time.hour() == hour);
+        let own =
+            all.iter().filter(|copy| copy.partition == *partition && copy.click.event_time.hour() == hour);
         for copy in own.filter(|copy| counted(copy, &all, &run.settings, Some(*end))) {
             *counts.entry(copy.click.campaign_id.clone()).or_default() += 1;
         }
@@ -142,7 +143,11 @@ pub fn seals(records: &Records, run: &Run, hour: Hour, ends: &BTreeMap<Partition
 }
 
 /// The copies of S \ B and B \ S: (campaign, cause, partition, offset).
-pub fn causes(records: &Records, run: &Run, hour: Hour) -> BTreeSet<(CampaignId, &'static str, PartitionId, i64)> {
+pub fn causes(
+    records: &Records,
+    run: &Run,
+    hour: Hour,
+) -> BTreeSet<(CampaignId, &'static str, PartitionId, i64)> {
     let copies = copies(records, run);
     let all = relation(&copies, hour, &run.settings);
     let mut found = BTreeSet::new();

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use twice_log::archive::{
-    Archive, ArchiverSettings, ChainKey, CountingSettings, Cutoff, PartitionArchiver,
-};
+use twice_log::archive::BillingPath;
+use twice_log::archive::{Archive, ArchiverSettings, ChainKey, CountingSettings, Cutoff, PartitionArchiver};
 use twice_log::event::partition_of;
 use twice_log::event::record::{decode_click, encode_click};
 use twice_log::fail::FailPoints;
@@ -16,9 +15,10 @@ use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
-use twice_log::archive::BillingPath;
 use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
-use twice_reconciler::recompute::{ArchiveLocation, InProcessRecompute, Recompute, RecomputeRequest, Recomputed};
+use twice_reconciler::recompute::{
+    ArchiveLocation, InProcessRecompute, Recompute, RecomputeRequest, Recomputed,
+};
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{
     BillingQuery, BillingRow, BillingStore, CommittedRun, DivergenceRow, Page, Reconciliation, RunCommit,
@@ -93,7 +93,12 @@ struct HandArchiver {
 
 #[async_trait]
 impl ArchiveControl for HandArchiver {
-    async fn flush_through(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<(), PortError> {
+    async fn flush_through(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        end: LogOffset,
+    ) -> Result<(), PortError> {
         if self.asleep.load(Ordering::SeqCst) {
             return Err(PortError::Unavailable { part: "archiver", detail: "asleep".to_owned() });
         }
@@ -235,13 +240,14 @@ impl Node {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(HandClock(AtomicI64::new(hour().end().plus_ms(600_000).epoch_ms())));
-        let config = EmbeddedConfig { partitions: PARTITIONS, segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
-        let log = EmbeddedLog::open(Arc::new(RealFs), &folder.path().join("log"), config, FailPoints::default());
+        let config =
+            EmbeddedConfig { partitions: PARTITIONS, segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
+        let log =
+            EmbeddedLog::open(Arc::new(RealFs), &folder.path().join("log"), config, FailPoints::default());
         let log = Arc::new(log.expect("log opens"));
         let archive = super::open_archive(&folder.path().join("archive"));
         let store = SqliteStore::open(&folder.path().join("twice.sqlite"), clock.clone()).await;
-        let seals =
-            ModelSeals { log: log.clone(), archive: archive.clone(), absent: AtomicBool::new(false) };
+        let seals = ModelSeals { log: log.clone(), archive: archive.clone(), absent: AtomicBool::new(false) };
         let archiver =
             HandArchiver { log: log.clone(), archive: archive.clone(), asleep: AtomicBool::new(false) };
         Self {
