@@ -61,6 +61,7 @@ fn checked_key(command: &Command, subcommand: &str, path: &Path, key: &str) -> R
         .find_subcommand(subcommand)
         .into_iter()
         .flat_map(|sub| sub.get_arguments())
+        .filter(|argument| !argument.is_hide_set())
         .map(|argument| argument.get_id().as_str())
         .filter(|id| !["config", "help", "version"].contains(id))
         .collect();
