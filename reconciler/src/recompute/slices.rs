@@ -179,7 +179,9 @@ mod tests {
         assert!(slices.len() > 1);
         assert_eq!(slices.first().and_then(|slice| slice.from.clone()), None);
         assert_eq!(slices.last().and_then(|slice| slice.to.clone()), None);
-        assert!(slices.windows(2).all(|pair| pair[0].to.is_some() && pair[0].to == pair[1].from));
+        let mut ranges: Vec<_> = slices.iter().map(|slice| (&slice.from, &slice.to)).collect();
+        ranges.dedup(); // parts of one range by id
+        assert!(ranges.windows(2).all(|pair| pair[0].1.is_some() && pair[0].1 == pair[1].0));
     }
 
     #[test]
@@ -188,7 +190,7 @@ mod tests {
             [extent("a", "b", 5), extent("m", "m", 100), extent("m", "m", 100), extent("n", "z", 5)];
         let slices = cut(&extents, 50);
         assert_eq!(slices.first(), Some(&range(None, Some("m"))));
-        assert_eq!(slices.last(), Some(&range(Some("n"), None)));
+        assert_eq!(slices.last(), Some(&range(Some("m\0"), None)));
         let parts: Vec<_> = slices.iter().filter_map(|slice| slice.part).collect();
         assert_eq!(parts, [(0, 4), (1, 4), (2, 4), (3, 4)]);
     }

@@ -70,11 +70,12 @@ impl Queue {
             None => Order { hour, trigger, waiters: Vec::new() },
         };
         order.waiters.extend(waiter);
-        if trigger == Trigger::Request {
+        let is_raised = trigger == Trigger::Request && order.trigger == Trigger::Schedule;
+        if is_raised {
             order.trigger = Trigger::Request;
         }
         let place = match (waiting, order.trigger) {
-            (Some(index), Trigger::Schedule) => index,
+            (Some(index), _) if !is_raised => index, // who joins an order does not move it
             (_, Trigger::Schedule) => self.0.len(),
             (_, Trigger::Request) => {
                 self.0.iter().take_while(|other| other.trigger == Trigger::Request).count()
