@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use twice_actors::StreamPath;
 use twice_log::event::HOUR_MS;
 use twice_log::{Clock, Hour};
 use twice_store::{BillingStore, WindowStore};
 
+use crate::ports::Status;
+
 /// Real-time windows stay this long after their hour, and in any case until it is billed.
 const KEPT_HOURS: i64 = 6;
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// In turns of the gauges.
-const WINDOWS_EVERY: u32 = 60;
+const WINDOWS_EVERY: u32 = 300;
 
 /// What housekeeping works with.
 pub struct Housekeeping {
-    pub stream: StreamPath,
+    pub status: Arc<Status>,
     pub windows: Arc<dyn WindowStore>,
     pub billing: Arc<dyn BillingStore>,
     pub clock: Arc<dyn Clock>,
@@ -31,7 +32,7 @@ impl Housekeeping {
         let mut turn: u32 = 0;
         loop {
             every.tick().await;
-            self.stream.status().await; // sets the gauges of lag as it answers
+            self.status.look().await;
             if turn.is_multiple_of(WINDOWS_EVERY)
                 && let Err(error) = self.forget_windows().await
             {

@@ -26,6 +26,9 @@ use twice_store::{SledWindows, SqliteStore, WindowStore};
 use crate::housekeeping::Housekeeping;
 use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
 
+/// Renders the metrics as Prometheus text.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Everything a node is started with.
 pub struct NodeConfig {
     pub data_dir: PathBuf,
@@ -37,7 +40,7 @@ pub struct NodeConfig {
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
     pub fail_points: FailPoints,
-    pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub render_metrics: RenderMetrics,
 }
 
 /// A running node.
@@ -110,31 +113,51 @@ impl Node {
             archiving: archiving.clone(),
             reconciler: reconciler.clone(),
             clock: clock.clone(),
+            freshness: Arc::default(),
         });
         let housekeeping = Housekeeping {
-            stream: stream.clone(),
+            status: status.clone(),
             windows: windows.clone(),
             billing: store.clone(),
             clock: clock.clone(),
         };
-        let housekeeping = actix_web::rt::spawn(housekeeping.run());
-        let deps = ApiDeps {
-            log: click_log,
-            windows: windows.clone(),
-            billing: store.clone(),
-            campaigns: store.clone(),
-            imports: store.clone(),
+        let node = Self {
+            log,
+            windows,
+            store,
+            stream,
+            archiving,
+            reconciler,
+            housekeeping: actix_web::rt::spawn(housekeeping.run()),
+            _lock: lock,
+        };
+        let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
+        let deps = node.api_deps(status, clock, pseudonyms, config.render_metrics);
+        let (server, handle) = twice_api::serve(deps, listener, config.api)?;
+        Ok((node, server, handle))
+    }
+
+    fn api_deps(
+        &self,
+        status: Arc<Status>,
+        clock: Arc<dyn Clock>,
+        pseudonyms: Arc<PseudonymKeys>,
+        render_metrics: RenderMetrics,
+    ) -> ApiDeps {
+        ApiDeps {
+            log: self.log.clone(),
+            windows: self.windows.clone(),
+            billing: self.store.clone(),
+            campaigns: self.store.clone(),
+            imports: self.store.clone(),
             clock,
-            pseudonyms: Arc::new(PseudonymKeys::open(folder.join("keys"))?),
-            reconcile: Arc::new(Reconciles(reconciler.clone())),
-            explain: Arc::new(Explains(reconciler.clone())),
+            pseudonyms,
+            reconcile: Arc::new(Reconciles(self.reconciler.clone())),
+            explain: Arc::new(Explains(self.reconciler.clone())),
             stream: status.clone(),
             health: status,
-            render_metrics: config.render_metrics,
-        };
-        let (server, handle) = twice_api::serve(deps, listener, config.api)?;
-        let node = Self { log, windows, store, stream, archiving, reconciler, housekeeping, _lock: lock };
-        Ok((node, server, handle))
+            render_metrics,
+        }
     }
 
     /// Stops every part once the server takes nothing more: what was taken is applied and checkpointed.

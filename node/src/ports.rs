@@ -1,6 +1,7 @@
 //! What the crates ask of each other, carried over: each port of one crate implemented with the handle of another.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -9,7 +10,7 @@ use twice_actors::{Archiving, PartitionPhase, StreamPath};
 use twice_api::ports as api;
 use twice_log::event::partition_of;
 use twice_log::hot::ClickLog;
-use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic};
+use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
 use twice_reconciler::{ProgressEvent, ReconcilerHandle, ports as batch};
 
 /// Seals hours in the stream path, for the batch path.
@@ -168,9 +169,43 @@ pub struct Status {
     pub archiving: Archiving,
     pub reconciler: ReconcilerHandle,
     pub clock: Arc<dyn Clock>,
+    pub freshness: Arc<Mutex<HashMap<PartitionId, Freshness>>>,
+}
+
+/// Up to when a partition's numbers are whole: looked up by marks, each a moment and the end of the log just after it.
+///
+/// Whatever was acknowledged before the moment lies below that end; once windows are published up to the end, the
+/// numbers hold every click that arrived before the moment.
+#[derive(Default)]
+pub struct Freshness {
+    fresh_to: Option<UtcMillis>,
+    marks: VecDeque<(UtcMillis, LogOffset)>,
+}
+
+impl Freshness {
+    /// Marks kept while a partition lags; more would only make its freshness finer.
+    const MARKS_MAX: usize = 64;
+
+    fn look(&mut self, now: UtcMillis, log_end: LogOffset, shown_end: LogOffset) -> Option<UtcMillis> {
+        if self.marks.len() < Self::MARKS_MAX {
+            self.marks.push_back((now, log_end));
+        }
+        while let Some((moment, end)) = self.marks.front().copied()
+            && end <= shown_end
+        {
+            self.fresh_to = self.fresh_to.max(Some(moment));
+            self.marks.pop_front();
+        }
+        self.fresh_to
+    }
 }
 
 impl Status {
+    /// Looks at the partitions: sets the gauges of lag, and marks how fresh the numbers are.
+    pub async fn look(&self) {
+        self.partitions().await;
+    }
+
     async fn partitions(&self) -> Vec<api::PartitionStatus> {
         let archived = self.archiving.status();
         let archived_end = |partition: PartitionId| {
@@ -179,9 +214,13 @@ impl Status {
                 .find(|status| status.partition == partition)
                 .map_or(LogOffset(0), |status| status.archived_end)
         };
-        let now = self.clock.now();
-        let partitions = self.stream.status().await.into_iter().map(|status| {
+        let now = self.clock.now(); // before the ends of the log are read, as a mark needs it
+        let statuses = self.stream.status().await;
+        let mut freshness = self.freshness.lock().unwrap_or_else(PoisonError::into_inner);
+        let partitions = statuses.into_iter().map(|status| {
             let lag = status.lag();
+            let marks = freshness.entry(status.partition).or_default();
+            let fresh_to = marks.look(now, status.log_end, status.shown_end);
             let (state, detail) = match status.phase {
                 PartitionPhase::Loading => (api::PartitionState::Restarting, None),
                 PartitionPhase::Running => (api::PartitionState::Running, None),
@@ -196,7 +235,8 @@ impl Status {
                 log_end: status.log_end,
                 archived_end: archived_end(status.partition),
                 lag,
-                fresh_to: if lag == 0 { Some(now) } else { status.highest_time },
+                // Counted is not shown yet: windows are published once a second.
+                fresh_to,
                 detail,
             }
         });
@@ -272,4 +312,31 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch_ms: i64) -> UtcMillis {
+        UtcMillis::clamped(epoch_ms)
+    }
+
+    #[test]
+    fn numbers_are_fresh_to_the_last_mark_that_is_published() {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.look(at(1), LogOffset(10), LogOffset(0)), None);
+        assert_eq!(freshness.look(at(2), LogOffset(20), LogOffset(10)), Some(at(1)));
+        assert_eq!(freshness.look(at(3), LogOffset(20), LogOffset(19)), Some(at(1)));
+        assert_eq!(freshness.look(at(4), LogOffset(20), LogOffset(20)), Some(at(4)));
+    }
+
+    #[test]
+    fn a_long_lag_keeps_the_oldest_marks() {
+        let mut freshness = Freshness::default();
+        for moment in 0..1_000 {
+            freshness.look(at(moment), LogOffset(moment + 1), LogOffset(0));
+        }
+        assert_eq!(freshness.look(at(1_000), LogOffset(2_000), LogOffset(5)), Some(at(4)));
+    }
 }

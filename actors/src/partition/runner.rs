@@ -22,7 +22,7 @@ use super::reader::{DecodedBatch, LogReader};
 use super::recovery::Recovered;
 use super::sealing::{self, SealNotice, SealRequests};
 use super::setup::PartitionSetup;
-use super::status::PartitionPhase;
+use super::status::{PartitionPhase, Shown};
 use crate::campaign::Tallies;
 use crate::checkpoint::{CheckpointBatch, CheckpointNumber, CheckpointWriter, Commit, WrittenCheckpoint};
 use crate::error::{Error, Result};
@@ -66,6 +66,9 @@ pub(super) struct Runner {
     unpublished: bool,
     /// A publish failed: the next one takes every window.
     republish: bool,
+    /// What the windows taken last reflect, and what is shown.
+    taken: Shown,
+    shown: Shown,
     /// Hours close no sooner: their windows could not be published.
     next_close: Instant,
     /// Dedup bytes this run has reported to the budget.
@@ -113,6 +116,8 @@ impl Runner {
             publishing: None,
             next_publish: now,
             republish: false,
+            taken: Shown::NOTHING,
+            shown: Shown::NOTHING,
             next_close: now,
             budgeted: 0,
         }
@@ -258,8 +263,12 @@ impl Runner {
 
     fn report(&self) {
         self.setup.report(|status| {
+            let is_all_shown = !self.unpublished && self.publishing.is_none();
+            let shown = if is_all_shown { self.applied() } else { self.shown };
             status.applied_end = self.applied_end;
             status.highest_time = self.watermark.highest();
+            status.shown_end = shown.end;
+            status.shown_time = shown.time;
             status.hours_unsealed =
                 self.hours_open.iter().copied().filter(|hour| self.ledger.record(*hour).is_none()).collect();
             status.hours_incomplete = self.ledger.incomplete_hours();
@@ -282,6 +291,7 @@ impl Runner {
         let Some(fence) = self.fence() else { return Ok(()) };
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
+        self.taken = self.applied();
         self.next_publish = Instant::now() + Duration::from_millis(self.setup.config.publish_interval_ms);
         let windows = self.setup.parts.windows.clone();
         self.publishing = Some(actix::spawn(async move {
@@ -301,7 +311,14 @@ impl Runner {
             self.republish = true;
             self.unpublished = true;
             self.next_publish = Instant::now() + self.setup.retry_pause();
+        } else {
+            self.shown = self.taken;
         }
+    }
+
+    /// Returns how far the children are.
+    fn applied(&self) -> Shown {
+        Shown { end: self.applied_end, time: self.watermark.highest() }
     }
 
     /// Publishes everything and makes it durable before it returns; says whether it could.
@@ -313,6 +330,7 @@ impl Runner {
         let Some(fence) = self.fence() else { return Ok(true) };
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
+        self.taken = self.applied();
         let windows = &self.setup.parts.windows;
         let mut outcome = windows.publish(rows).await;
         if outcome.is_ok() {
