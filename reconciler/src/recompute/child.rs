@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::event::Sha256Hex;
@@ -63,6 +63,8 @@ pub(super) fn wrong_answer() -> Error {
 ///
 /// The node calls it for its hidden subcommand, before it starts anything else. It limits the memory of this process.
 pub fn run(mut input: impl Read, mut output: impl Write) -> ExitCode {
+    // Whoever asked is gone: nobody would read the answer. If it cannot be set, the broken pipe ends us later.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let answered = read_request(&mut input).and_then(|request| {
         limit_memory(request.limits.memory_bytes_max)?;
         answer(&request.archive.open()?, &request)

@@ -22,6 +22,11 @@ use crate::error::{Error, Result};
 /// the identities for the common case and for contested ones at the same time. Measured, then rounded up.
 const BYTES_PER_ROW: u64 = 280;
 
+/// The subquery of the bill that holds nearly all its work and is named twice.
+const SHARED_SUBQUERY: &str = "identities";
+/// Times the slices are cut in half after the memory did not suffice: estimates may be wrong, counts may not.
+const HALVINGS_MAX: u32 = 4;
+
 /// Bill and causes by campaign.
 pub type SliceRows = (BTreeMap<CampaignId, BillingCounts>, CauseCounts);
 
@@ -62,20 +67,48 @@ pub(crate) async fn run_slices(
         verify(archive, &files, limits.threads).await?;
     }
     let rows_max = limits.rows_per_slice_max.unwrap_or(limits.memory_bytes_max / BYTES_PER_ROW);
-    let slices = slices::plan(archive, &files, rows_max.max(1)).await?;
+    let mut halvings = 0;
+    loop {
+        let slices = slices::plan(archive, &files, (rows_max >> halvings).max(1)).await?;
+        match count_slices(archive, inputs, limits, &relations, &slices).await {
+            Err(error) if halvings < HALVINGS_MAX && is_out_of_memory(&error) => {
+                halvings += 1;
+                tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
+            }
+            counted => return Ok((u32::try_from(slices.len()).unwrap_or(u32::MAX), counted?)),
+        }
+    }
+}
+
+async fn count_slices(
+    archive: &Archive,
+    inputs: &RunInputs,
+    limits: &ResourceLimits,
+    relations: &Relations,
+    slices: &[Slice],
+) -> Result<SliceRows> {
     let engine = Engine::new(archive, limits)?;
     let causes_sql = causes_sql(&inputs.settings);
     let mut rows = BTreeMap::new();
     let mut causes = CauseCounts::default();
-    for slice in &slices {
+    for slice in slices {
         tracing::debug!(?slice, "recomputing a slice");
-        let session = engine.slice(&relations, slice)?;
+        let session = engine.slice(relations, slice)?;
         for counts in read_counts(&session).await? {
             add(&mut rows, counts);
         }
         read_cause_counts(&session, &causes_sql, &mut causes).await?;
     }
-    Ok((u32::try_from(slices.len()).unwrap_or(u32::MAX), (rows, causes)))
+    Ok((rows, causes))
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    match error {
+        Error::Engine { source, .. } => {
+            matches!(source.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_))
+        }
+        _ => false,
+    }
 }
 
 /// Opens a session over one campaign alone.
@@ -91,7 +124,7 @@ pub(crate) fn campaign_session(
 
 /// Reads the bill of one slice.
 pub(crate) async fn read_counts(session: &SliceSession) -> Result<Vec<BillingCounts>> {
-    let batches = session.query("run the billing statement", BILLING_SQL).await?;
+    let batches = session.query_sharing("run the billing statement", BILLING_SQL, SHARED_SUBQUERY).await?;
     let mut rows = Vec::new();
     for batch in &batches {
         for row in 0..batch.num_rows() {

@@ -12,6 +12,7 @@ mod process;
 pub(crate) mod relations;
 mod scan;
 mod session;
+mod share;
 mod slices;
 mod split;
 pub(crate) mod values;

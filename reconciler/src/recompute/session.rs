@@ -17,6 +17,7 @@ use twice_log::archive::Archive;
 use super::ResourceLimits;
 use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
+use super::share::plan_sharing;
 use super::slices::Slice;
 use super::split::in_part;
 use crate::error::{Error, Result};
@@ -126,6 +127,21 @@ impl SliceSession {
     /// `Engine` if it does not plan or run.
     pub async fn query(&self, action: &'static str, sql: &str) -> Result<Vec<RecordBatch>> {
         let frame = self.context.sql(sql).await.map_err(Error::engine(action))?;
+        frame.collect().await.map_err(Error::engine(action))
+    }
+
+    /// Runs one statement, its subquery `shared` once for all its uses.
+    ///
+    /// # Errors
+    /// `Engine` if it does not plan or run.
+    pub async fn query_sharing(
+        &self,
+        action: &'static str,
+        sql: &str,
+        shared: &str,
+    ) -> Result<Vec<RecordBatch>> {
+        let plan = plan_sharing(&self.context, sql, shared).await.map_err(Error::engine(action))?;
+        let frame = self.context.execute_logical_plan(plan).await.map_err(Error::engine(action))?;
         frame.collect().await.map_err(Error::engine(action))
     }
 }
