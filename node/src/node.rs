@@ -67,31 +67,21 @@ impl Node {
         fs.create_dir_all(folder)
             .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
         let lock = lock(folder)?;
-        let log = EmbeddedLog::open(fs.clone(), &folder.join("log"), config.log, config.fail_points.clone())?;
+        let log = EmbeddedLog::open(
+            fs.clone(),
+            &folder.join("log"),
+            config.log.clone(),
+            config.fail_points.clone(),
+        )?;
         let log = Arc::new(log);
         let archive = Archive::open_local(fs, &folder.join("archive"))?;
         let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
         let windows_folder = folder.join("sled/windows");
         let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
         let click_log: Arc<dyn ClickLog> = log.clone();
-        let parts = StreamParts {
-            log: click_log.clone(),
-            windows: windows.clone(),
-            seals: Arc::new(archive.clone()),
-            clock: clock.clone(),
-            settings: config.counting,
-            checkpoints: folder.join("sled/checkpoints"),
-            lease_epoch: 0,
-            fail_points: config.fail_points.clone(),
-        };
-        let stream = StreamPath::start(parts, config.stream).await?;
-        let parts = ArchivingParts {
-            log: click_log.clone(),
-            archive: archive.clone(),
-            settings: config.counting,
-            fail_points: config.fail_points.clone(),
-        };
-        let archiving = Archiving::start(parts, config.archiver).await?;
+        let (stream, archiving) =
+            start_readers(&config, click_log.clone(), windows.clone(), archive.clone(), clock.clone())
+                .await?;
         let deps = ReconcilerDeps {
             clock: clock.clone(),
             log: click_log.clone(),
@@ -103,9 +93,9 @@ impl Node {
             seals: Arc::new(StreamSeals(stream.clone())),
             archiver: Arc::new(ArchiverFlush(archiving.clone())),
             recompute: Arc::new(recompute_child(config.reconciler.nice)?),
-            fail_points: config.fail_points,
+            fail_points: config.fail_points.clone(),
         };
-        let reconciler = Reconciler::start(config.reconciler, deps)?;
+        let reconciler = Reconciler::start(config.reconciler.clone(), deps)?;
         let status = Arc::new(Status {
             node: "local".to_owned(),
             log: click_log.clone(),
@@ -174,6 +164,30 @@ impl Node {
         self.log.close();
         stream.and(archiving).and(windows)
     }
+}
+
+/// Starts what reads the log: the stream path and the archiver.
+async fn start_readers(
+    config: &NodeConfig,
+    log: Arc<dyn ClickLog>,
+    windows: Arc<dyn WindowStore>,
+    archive: Archive,
+    clock: Arc<dyn Clock>,
+) -> Result<(StreamPath, Archiving)> {
+    let parts = StreamParts {
+        log: log.clone(),
+        windows,
+        seals: Arc::new(archive.clone()),
+        clock,
+        settings: config.counting,
+        checkpoints: config.data_dir.join("sled/checkpoints"),
+        lease_epoch: 0,
+        fail_points: config.fail_points.clone(),
+    };
+    let stream = StreamPath::start(parts, config.stream.clone()).await?;
+    let settings = config.counting;
+    let parts = ArchivingParts { log, archive, settings, fail_points: config.fail_points.clone() };
+    Ok((stream, Archiving::start(parts, config.archiver.clone()).await?))
 }
 
 fn recompute_child(nice: i32) -> Result<ProcessRecompute> {
