@@ -1,6 +1,7 @@
 //! Recompute of one hour against the named baseline, DuckDB, over the same SQL and the same files.
 //!
-//! `cargo bench -p twice-reconciler --bench recompute -- [CLICKS] [CAMPAIGNS] [THREADS] [MEMORY_MIB]`
+//! `cargo bench -p twice-reconciler --bench recompute -- [CLICKS] [CAMPAIGNS] [THREADS] [MEMORY_MIB] [HOT_PERCENT]`
+//! HOT_PERCENT of the clicks go to one campaign, which then has to be split by id; 0 by default.
 //! Without CLICKS it does nothing, so that `cargo test --benches` stays quick. Set `TWICE_BENCH_DIR` to keep the files, and
 //! `TWICE_BENCH_PYTHON` to name a Python that has the `duckdb` package.
 #![allow(clippy::print_stdout)] // its product is text
@@ -38,12 +39,13 @@ const LATE_PER_MILLE: u32 = 3;
 fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let Some(clicks) = numbers.first().copied() else {
-        println!("usage: recompute CLICKS [CAMPAIGNS] [THREADS] [MEMORY_MIB]");
+        println!("usage: recompute CLICKS [CAMPAIGNS] [THREADS] [MEMORY_MIB] [HOT_PERCENT]");
         return;
     };
     let campaigns = numbers.get(1).copied().unwrap_or(10_000);
     let threads = numbers.get(2).copied().unwrap_or(2) as usize;
     let memory_mib = numbers.get(3).copied().unwrap_or(2048);
+    let hot_percent = numbers.get(4).copied().unwrap_or(0);
     let kept = std::env::var_os("TWICE_BENCH_DIR");
     let folder = tempfile::tempdir().expect("folder");
     let root = kept.as_ref().map_or(folder.path(), Path::new).to_path_buf();
@@ -53,7 +55,7 @@ fn main() {
     runtime.block_on(async {
         if archive.chains().await.expect("chains").is_empty() {
             let started = Instant::now();
-            generate(&archive, clicks, campaigns).await;
+            generate(&archive, clicks, campaigns, hot_percent).await;
             println!(
                 "generated {clicks} clicks of {campaigns} campaigns in {:.1} s",
                 started.elapsed().as_secs_f64()
@@ -99,7 +101,7 @@ fn campaign(number: u64) -> CampaignId {
     CampaignId::new(format!("camp_{number:06}")).expect("valid id")
 }
 
-async fn generate(archive: &Archive, clicks: u64, campaigns: u64) {
+async fn generate(archive: &Archive, clicks: u64, campaigns: u64, hot_percent: u64) {
     let mut random = StdRng::seed_from_u64(7);
     let zipf = Zipf::new(campaigns as f64, 1.05).expect("valid shape");
     let mut archivers = Vec::new();
@@ -113,7 +115,10 @@ async fn generate(archive: &Archive, clicks: u64, campaigns: u64) {
     let mut earlier: Vec<Click> = Vec::new();
     let mut bytes = Vec::new();
     for number in 0..clicks {
-        let click = next_click(&mut random, &zipf, &mut earlier, number, clicks);
+        let mut click = next_click(&mut random, &zipf, &mut earlier, number, clicks);
+        if number % 100 < hot_percent {
+            click.campaign_id = campaign(campaigns / 2);
+        }
         bytes.clear();
         encode_click(&click, &mut bytes);
         let archiver = &mut archivers[partition_of(&click.campaign_id, PARTITIONS).0 as usize];

@@ -1,6 +1,6 @@
 //! The errors of the batch path, split by what the caller must do.
 
-use twice_log::{Generation, Hour, LogOffset, PartitionId, Topic};
+use twice_log::{Hour, LogOffset, PartitionId, Topic};
 
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,17 +36,6 @@ pub enum Error {
     /// An object of the archive does not say what it must. The operator restores it.
     #[error("{path}: {reason}")]
     ArchiveDamage { path: String, reason: String },
-    /// The manifests skip offsets, or end below the cutoff though the archiver said it was done. Nothing is billed (G-3).
-    #[error(
-        "hole in the manifests of {topic} partition {generation}-{partition}: expected offset {expected}, found {found}"
-    )]
-    Hole {
-        topic: Topic,
-        generation: Generation,
-        partition: PartitionId,
-        expected: LogOffset,
-        found: LogOffset,
-    },
     /// The manifests did not reach the cutoff in time. The attempt is repeated; nothing is billed.
     #[error(
         "the archive reached offset {reached} of {topic} partition {partition}, and the cutoff is {cutoff}"
@@ -116,7 +105,6 @@ impl Error {
             | Error::Engine { .. }
             | Error::Attempt { .. } => ErrorKind::Retry,
             Error::ArchiveDamage { .. }
-            | Error::Hole { .. }
             | Error::Contradiction { .. }
             | Error::Json { .. }
             | Error::OtherRules { .. } => ErrorKind::Damage,
