@@ -29,6 +29,11 @@ lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 
 doctests:
+	@echo "==> doctests"
+	cargo test --workspace --doc
+
+# nextest where it is installed, cargo's own runner where it is not; the end-to-end tests take turns under both.
+tests:
 	@echo "==> unit tests and end-to-end tests"
 	@export TWICE_TEST_PYTHON="$$(tests/python-env)"; \
 	if cargo nextest --version >/dev/null 2>&1; then \
