@@ -1,4 +1,4 @@
-//! What the HTTP face needs of the other parts, as traits that the node implements with the actors (DESIGN 4).
+//! What the HTTP face needs of the other parts, as traits that the node implements with the actors.
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;

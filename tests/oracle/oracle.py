@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Recounts a load generator's ledger by the counting rules alone, and compares the result with a bill.
 
-Independent on purpose: written from DESIGN.md's rules CR-1 to CR-6 and CR-10, sharing no code with the Rust programs.
+Independent on purpose: written from the counting rules CR-1 to CR-6 and CR-10, sharing no code with the Rust programs.
 Words: a *copy* is one stored record of a click; its *identity* is (campaign_id, click_id); its *order* stands for its
 position in the log. Of copies that differ, the ledger's order is that of their positions, because a differing copy was sent
 only after its original was acknowledged; copies that are equal need no order.

@@ -1,6 +1,6 @@
 //! The archiver: writes every partition of every topic from the hot log into the archive, in the background.
 //!
-//! Guarantee: the cursor is the newest manifest, so a crash repeats nothing and loses nothing (DESIGN 5.3); an object
+//! Guarantee: the cursor is the newest manifest, so a crash repeats nothing and loses nothing; an object
 //! store outage only makes it lag.
 //! Words: *gathered* = read and not yet in a manifest; *flush* = gathered rows to Parquet files and one manifest.
 //! Flow: `actor` gives each topic and partition a mailbox; `worker` reads, gathers and flushes at a bound, at an age or

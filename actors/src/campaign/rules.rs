@@ -1,4 +1,4 @@
-//! The stream's counting rules as pure functions of watermark and event time (DESIGN 1, CR-3).
+//! The stream's counting rules as pure functions of watermark and event time (CR-3).
 
 use twice_log::UtcMillis;
 use twice_log::archive::CountingSettings;

@@ -1,7 +1,7 @@
 //! The actor of one partition: takes commands, and starts its run again from the checkpoint whenever that fails.
 //!
 //! Guarantee: a failed run leaves nothing behind but the last committed checkpoint; a copy that killed two runs is left
-//! out of the third, said aloud, and its hours are marked incomplete (DESIGN 5.2).
+//! out of the third, said aloud, and its hours are marked incomplete.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

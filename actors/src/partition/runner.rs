@@ -22,7 +22,7 @@ use super::reader::{DecodedBatch, LogReader};
 use super::recovery::Recovered;
 use super::sealing::{self, SealNotice, SealRequests};
 use super::setup::PartitionSetup;
-use super::status::{PartitionPhase, Shown};
+use super::status::PartitionPhase;
 use crate::campaign::Tallies;
 use crate::checkpoint::{CheckpointBatch, CheckpointNumber, CheckpointWriter, Commit, WrittenCheckpoint};
 use crate::error::{Error, Result};
@@ -66,9 +66,9 @@ pub(super) struct Runner {
     unpublished: bool,
     /// A publish failed: the next one takes every window.
     republish: bool,
-    /// What the windows taken last reflect, and what is shown.
-    taken: Shown,
-    shown: Shown,
+    /// Ends of what the windows taken last reflect, and of what is shown.
+    taken_end: LogOffset,
+    shown_end: LogOffset,
     /// Hours close no sooner: their windows could not be published.
     next_close: Instant,
     /// Dedup bytes this run has reported to the budget.
@@ -116,8 +116,8 @@ impl Runner {
             publishing: None,
             next_publish: now,
             republish: false,
-            taken: Shown::NOTHING,
-            shown: Shown::NOTHING,
+            taken_end: LogOffset(0),
+            shown_end: LogOffset(0),
             next_close: now,
             budgeted: 0,
         }
@@ -264,11 +264,10 @@ impl Runner {
     fn report(&self) {
         self.setup.report(|status| {
             let is_all_shown = !self.unpublished && self.publishing.is_none();
-            let shown = if is_all_shown { self.applied() } else { self.shown };
+            let shown_end = if is_all_shown { self.applied_end } else { self.shown_end };
             status.applied_end = self.applied_end;
             status.highest_time = self.watermark.highest();
-            status.shown_end = shown.end;
-            status.shown_time = shown.time;
+            status.shown_end = shown_end;
             status.hours_unsealed =
                 self.hours_open.iter().copied().filter(|hour| self.ledger.record(*hour).is_none()).collect();
             status.hours_incomplete = self.ledger.incomplete_hours();
@@ -291,7 +290,7 @@ impl Runner {
         let Some(fence) = self.fence() else { return Ok(()) };
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
-        self.taken = self.applied();
+        self.taken_end = self.applied_end;
         self.next_publish = Instant::now() + Duration::from_millis(self.setup.config.publish_interval_ms);
         let windows = self.setup.parts.windows.clone();
         self.publishing = Some(actix::spawn(async move {
@@ -312,13 +311,8 @@ impl Runner {
             self.unpublished = true;
             self.next_publish = Instant::now() + self.setup.retry_pause();
         } else {
-            self.shown = self.taken;
+            self.shown_end = self.taken_end;
         }
-    }
-
-    /// Returns how far the children are.
-    fn applied(&self) -> Shown {
-        Shown { end: self.applied_end, time: self.watermark.highest() }
     }
 
     /// Publishes everything and makes it durable before it returns; says whether it could.
@@ -330,7 +324,7 @@ impl Runner {
         let Some(fence) = self.fence() else { return Ok(true) };
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
-        self.taken = self.applied();
+        self.taken_end = self.applied_end;
         let windows = &self.setup.parts.windows;
         let mut outcome = windows.publish(rows).await;
         if outcome.is_ok() {

@@ -32,8 +32,6 @@ pub struct PartitionStatus {
     pub highest_time: Option<UtcMillis>,
     /// Every record below this offset is in the windows that readers see.
     pub shown_end: LogOffset,
-    /// Highest min(event time, arrival time) that readers see; `None` while nothing is shown.
-    pub shown_time: Option<UtcMillis>,
     /// Hours with windows that are not sealed yet, in order.
     pub hours_unsealed: Vec<Hour>,
     /// Unsealed hours whose counts may miss something, in order.
@@ -52,20 +50,6 @@ pub struct PartitionStatus {
     pub restarts: u64,
 }
 
-/// How far the windows that readers see are.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shown {
-    /// First offset they do not reflect.
-    pub end: LogOffset,
-    /// Highest min(event time, arrival time) they reflect.
-    pub time: Option<UtcMillis>,
-}
-
-impl Shown {
-    /// No window is shown yet.
-    pub const NOTHING: Self = Self { end: LogOffset(0), time: None };
-}
-
 impl PartitionStatus {
     /// Returns the status of a partition that has done nothing yet.
     pub fn new(partition: PartitionId) -> Self {
@@ -77,7 +61,6 @@ impl PartitionStatus {
             log_end: LogOffset(0),
             highest_time: None,
             shown_end: LogOffset(0),
-            shown_time: None,
             hours_unsealed: Vec::new(),
             hours_incomplete: Vec::new(),
             dedup_bytes: 0,

@@ -1,4 +1,4 @@
-//! Pseudonyms of users and hashes of addresses, made at the door before anything is stored (DESIGN 5.1).
+//! Pseudonyms of users and hashes of addresses, made at the door before anything is stored.
 //!
 //! Guarantee: a key is durable on disk before a pseudonym made with it is used, so no restart gives a user a second
 //! pseudonym within a month. Words: *month key* = 32 random bytes for one UTC month of event time, in `YYYY-MM.key`;

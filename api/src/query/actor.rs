@@ -1,6 +1,6 @@
 //! QueryActor: gathers what an answer needs from the stores and labels it.
 //!
-//! Guarantee: a published number is not shown with a stronger label than it has, whatever is down (DESIGN 5.6).
+//! Guarantee: a published number is not shown with a stronger label than it has, whatever is down.
 //! Flow: windows first, then billed hours, then billed rows. In this order a run that commits in between can only make
 //! the answer a moment old: an hour seen as unbilled still had its windows when they were read.
 

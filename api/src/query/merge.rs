@@ -1,4 +1,4 @@
-//! Makes rows of facts (DESIGN 5.6). Pure: no store, no clock.
+//! Makes rows of facts. Pure: no store, no clock.
 //!
 //! Per hour, the first that applies: a billed row; zero, where the hour is billed and the campaign has no row (G-6); the
 //! stream's windows; unbilled. A sum has the label of its weakest part, and a number only if every part has one.

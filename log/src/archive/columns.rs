@@ -1,4 +1,4 @@
-//! The columns of the archive's Parquet files: public, additions only (DESIGN 7).
+//! The columns of the archive's Parquet files: public, additions only.
 
 use std::sync::{Arc, LazyLock};
 

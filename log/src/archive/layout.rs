@@ -1,6 +1,6 @@
 //! Where each object of the archive lies below the root, and what a listed path says.
 //!
-//! Paths are public and fixed (DESIGN 5.3): readers of other tools find files by them. Numbers that must sort as text
+//! Paths are public and fixed: readers of other tools find files by them. Numbers that must sort as text
 //! are padded; hours are written `2025-01-15T12`, and as Hive folders where tools prune by them.
 
 use super::{BillingPath, FileKind};

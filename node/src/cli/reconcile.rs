@@ -30,7 +30,7 @@ struct Which {
     /// Hour in UTC, such as 2025-01-15T12; closed at once, with the clicks present
     #[arg(long, value_name = "HOUR")]
     hour: Option<Hour>,
-    /// Every hour that has clicks, is past, and is not billed yet
+    /// Every hour that has clicks, is past, and is not billed yet; a backfilled one after 10 quiet minutes
     #[arg(long)]
     due: bool,
 }
