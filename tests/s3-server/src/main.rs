@@ -1,0 +1,3 @@
+//! The S3 server of the tests. (Being written.)
+
+fn main() {}
