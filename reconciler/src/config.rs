@@ -8,8 +8,8 @@ use twice_log::archive::CountingSettings;
 use crate::error::{Error, Result};
 use crate::recompute::ResourceLimits;
 
-/// Below this a single batch in flight may not fit.
-const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Below this nothing would be left for rows beside the program and what it reads.
+const MEMORY_BYTES_MIN: u64 = 256 << 20;
 
 /// Settings of the batch path. None of them changes a count; `counting` holds those that do.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -47,8 +47,8 @@ pub struct ReconcilerConfig {
     /// Threads of one recompute; 0 means one a core. Default 0.
     #[arg(long = "recompute-threads", id = "recompute_threads", default_value_t = ReconcilerConfig::default().threads)]
     pub threads: usize,
-    /// Memory the operators of one recompute may reserve; the process may take about half as much again. Less makes
-    /// more slices, so more reading. At least 64 MiB, default 1 GiB.
+    /// Peak resident memory of the recompute process, however large the hour. Less makes more slices, so more reading.
+    /// At least 256 MiB, and about 50 MiB a thread; default 1 GiB.
     #[arg(long = "recompute-memory-bytes-max", id = "recompute_memory_bytes_max", default_value_t = ReconcilerConfig::default().memory_bytes_max)]
     pub memory_bytes_max: u64,
     /// Whether each file's SHA-256 is compared before it is read; costs one more read of the files. Default true.

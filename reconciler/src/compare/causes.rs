@@ -9,8 +9,8 @@ use twice_store::{BillingCounts, Divergence, StreamState};
 
 use super::{CAUSES_SQL, Cause};
 use crate::error::Result;
-use crate::recompute::SliceSession;
 use crate::recompute::values::{contradiction, integer, text};
+use crate::recompute::{CampaignRange, SliceSession};
 
 /// Listed copies by campaign and cause.
 pub(crate) type CauseCounts = BTreeMap<(CampaignId, Cause), u64>;
@@ -50,18 +50,20 @@ pub(crate) async fn read_cause_counts(
     Ok(())
 }
 
-/// Sets bill and causes against the seals: one row for every campaign that has either.
+/// Sets bill and causes of a range against the seals: one row for every campaign of it that has either.
 ///
 /// # Errors
 /// `Contradiction` if a cause is greater than what it is a part of.
 pub(crate) fn divergence_rows(
     inputs: &RunInputs,
     seals: &[Seal],
+    range: &CampaignRange,
     rows: &BTreeMap<CampaignId, BillingCounts>,
     causes: &CauseCounts,
 ) -> Result<Vec<Divergence>> {
     let partitions = PartitionCounts::of(inputs);
     let sealed = seals.iter().flat_map(|seal| seal.counts.keys());
+    let sealed = sealed.filter(|campaign| range.holds(campaign.as_str()));
     let campaigns: BTreeSet<&CampaignId> = rows.keys().chain(sealed).collect();
     campaigns
         .into_iter()

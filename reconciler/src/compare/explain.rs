@@ -5,12 +5,12 @@ use arrow::datatypes::{Int32Type, TimestampMillisecondType};
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::{CampaignId, ClickId, Generation, LogOffset, PartitionId, UtcMillis};
 
-use super::causes::{causes_sql, divergence_rows, read_cause_counts};
-use super::{Cause, CauseCounts, ExplainedCopy, Explanation};
+use super::causes::{causes_sql, divergence_rows};
+use super::{Cause, ExplainedCopy, Explanation};
 use crate::error::Result;
 use crate::recompute::relations::file_span;
 use crate::recompute::values::{column, contradiction, integer, text};
-use crate::recompute::{ResourceLimits, campaign_session, read_counts, read_seals};
+use crate::recompute::{HourRecompute, MemoryBound, ResourceLimits, read_seals};
 
 /// Lists the copies of `campaign`, at most `limit`, in order of position.
 ///
@@ -20,28 +20,34 @@ pub(crate) async fn explain_inputs(
     archive: &Archive,
     inputs: &RunInputs,
     limits: &ResourceLimits,
+    memory: MemoryBound,
     campaign: &CampaignId,
     limit: u32,
 ) -> Result<Explanation> {
     let seals = read_seals(archive, inputs).await?;
-    let session = campaign_session(archive, inputs, limits, campaign)?;
-    let rows = read_counts(&session).await?;
-    let rows = rows.into_iter().map(|counts| (counts.campaign_id.clone(), counts)).collect();
-    let sql = causes_sql(&inputs.settings);
-    let mut causes = CauseCounts::default();
-    read_cause_counts(&session, &sql, &mut causes).await?;
-    let divergence = divergence_rows(inputs, &seals, &rows, &causes)?;
+    let hour = HourRecompute::open(archive, inputs, limits, memory, seals).await?;
+    let range = hour.range_of(campaign).await?;
+    let (_, (rows, causes)) = hour.count(&range).await?;
+    let divergence = divergence_rows(inputs, &hour.seals, &range, &rows, &causes)?;
     // One more than asked for tells whether there are more.
     let listed = format!(
-        "SELECT * FROM (\n{sql}\n) AS causes ORDER BY generation, log_offset LIMIT {}",
+        "SELECT * FROM (\n{}\n) AS causes ORDER BY generation, log_offset LIMIT {}",
+        causes_sql(&inputs.settings),
         u64::from(limit) + 1
     );
-    let mut copies = Vec::new();
-    for batch in session.query("list differences", &listed).await? {
-        for row in 0..batch.num_rows() {
-            copies.push(explained_copy(&batch, row, inputs)?);
+    let listing = hour.within_memory(&range, async |range| {
+        let mut copies = Vec::new();
+        for slice in range.slices() {
+            for batch in hour.session(&slice)?.query("list differences", &listed).await? {
+                for row in 0..batch.num_rows() {
+                    copies.push(explained_copy(&batch, row, inputs)?);
+                }
+            }
         }
-    }
+        Ok(copies)
+    });
+    let (_, mut copies) = listing.await?;
+    copies.sort_by_key(|copy| (copy.generation, copy.log_offset));
     let truncated = copies.len() > limit as usize;
     copies.truncate(limit as usize);
     let divergence = divergence.into_iter().find(|row| row.campaign_id == *campaign);

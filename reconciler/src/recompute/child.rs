@@ -1,25 +1,31 @@
 //! The child process of a recompute: one JSON request in, JSON lines out.
 //!
 //! Guarantee: the last line is a summary, or an error and exit status 2; whoever reads neither got no answer. The
-//! process limits its own memory, so that it dies before the machine runs out.
+//! process keeps to its memory limit; should that fail, it dies before the machine runs out. Lines leave range by range
+//! as they are computed, so that a million campaigns take no more memory than a thousand.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::event::Sha256Hex;
 use twice_store::{BillingCounts, Divergence};
 
-use super::{RecomputeRequest, Recomputed, Summary, Task, recompute_inputs, rules_sha256};
+use super::engine::{RangeAnswer, recompute_ranges};
+use super::spill::SpillFolder;
+use super::{MemoryBound, RecomputeRequest, Recomputed, Summary, Task, rules_sha256};
 use crate::compare::{Explanation, explain_inputs};
-use crate::error::{Error, Result, describe};
+use crate::error::{Error, ErrorKind, Result, describe};
 
-/// Bytes the process may allocate beside the engine's pool: code, buffers of files being read, thread stacks.
+/// Address space the process may map beside twice its limit: thread stacks, and what the allocator keeps unused.
 const MEMORY_SLACK_BYTES: u64 = 1 << 30;
 /// Threads for blocking reads; the runtime's own default of 512 would cost more stack than the slack.
 const BLOCKING_THREADS: usize = 16;
+/// Answers that may wait to be written.
+const LINES_WAITING: usize = 2;
 
 /// One line of the answer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,14 +35,46 @@ pub(super) enum Line {
     Divergence(Divergence),
     Explanation(Explanation),
     Summary(Summary),
-    Error { detail: String, damage: bool },
+    Error(Complaint),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Complaint {
+    pub detail: String,
+    pub damage: bool,
+    /// The limit, where it was too low.
+    #[serde(default)]
+    pub out_of_memory: Option<u64>,
+}
+
+impl Complaint {
+    fn of(error: &Error) -> Self {
+        Self {
+            detail: describe(error),
+            damage: error.kind() == ErrorKind::Damage,
+            out_of_memory: match error {
+                Error::OutOfMemory { limit_bytes } => Some(*limit_bytes),
+                _ => None,
+            },
+        }
+    }
+
+    /// Returns the error as the parent sees it.
+    pub fn into_error(self) -> Error {
+        match self.out_of_memory {
+            Some(limit_bytes) => Error::OutOfMemory { limit_bytes },
+            None if self.damage => Error::Contradiction { reason: self.detail },
+            None => Error::ChildFailed { status: "exit status: 2".to_owned(), detail: self.detail },
+        }
+    }
 }
 
 /// What a request is answered with.
 #[derive(Debug)]
 pub(super) enum Answer {
     Recomputed(Recomputed),
-    Explanation(Explanation),
+    Explanation(Box<Explanation>),
 }
 
 impl Answer {
@@ -49,42 +87,98 @@ impl Answer {
 
     pub(super) fn into_explanation(self) -> Result<Explanation> {
         match self {
-            Answer::Explanation(explanation) => Ok(explanation),
+            Answer::Explanation(explanation) => Ok(*explanation),
             Answer::Recomputed(_) => Err(wrong_answer()),
         }
     }
 }
 
-pub(super) fn wrong_answer() -> Error {
+/// Puts the lines of an answer together again.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    recomputed: Recomputed,
+    explanation: Option<Explanation>,
+    ended: bool,
+}
+
+impl Gathering {
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// The child's own, if the line says that it failed.
+    pub(super) fn take(&mut self, line: Line) -> Result<()> {
+        match line {
+            Line::Row(row) => self.recomputed.rows.push(row),
+            Line::Divergence(row) => self.recomputed.divergence.push(row),
+            Line::Explanation(explanation) => self.explanation = Some(explanation),
+            Line::Summary(summary) => {
+                self.recomputed.summary = summary;
+                self.ended = true;
+            }
+            Line::Error(complaint) => return Err(complaint.into_error()),
+        }
+        Ok(())
+    }
+
+    /// Returns the answer to `task`, or `None` where no summary ended it.
+    ///
+    /// # Errors
+    /// `Contradiction` if it answers another question.
+    pub(super) fn finish(self, task: &Task) -> Result<Option<Answer>> {
+        match (self.ended, task, self.explanation) {
+            (false, _, _) => Ok(None),
+            (true, Task::Bill, None) => Ok(Some(Answer::Recomputed(self.recomputed))),
+            (true, Task::Explain { .. }, Some(explanation)) => {
+                Ok(Some(Answer::Explanation(Box::new(explanation))))
+            }
+            (true, _, _) => Err(wrong_answer()),
+        }
+    }
+}
+
+fn wrong_answer() -> Error {
     Error::Contradiction { reason: "the recompute answered another question".to_owned() }
 }
 
 /// Reads one request from `input`, answers it on `output`, and returns the process's exit status: 0, or 2.
 ///
 /// The node calls it for its hidden subcommand, before it starts anything else. It limits the memory of this process.
-pub fn run(mut input: impl Read, mut output: impl Write) -> ExitCode {
+pub fn run(mut input: impl Read, output: impl Write) -> ExitCode {
     // Whoever asked is gone: nobody would read the answer. If it cannot be set, the broken pipe ends us later.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    let answered = read_request(&mut input).and_then(|request| {
-        limit_memory(request.limits.memory_bytes_max)?;
-        answer(&request.archive.open()?, &request)
-    });
-    let lines = match answered {
-        Ok(Answer::Recomputed(recomputed)) => lines_of(recomputed),
-        Ok(Answer::Explanation(explanation)) => {
-            vec![Line::Explanation(explanation), Line::Summary(Summary::default())]
-        }
-        Err(error) => vec![Line::Error {
-            detail: describe(&error),
-            damage: error.kind() == crate::error::ErrorKind::Damage,
-        }],
+    let mut output = std::io::BufWriter::new(output);
+    let answered = read_request(&mut input).and_then(|request| answer_process(request, &mut output));
+    let (last, status) = match answered {
+        Ok(summary) => (Line::Summary(summary), ExitCode::SUCCESS),
+        Err(error) => (Line::Error(Complaint::of(&error)), ExitCode::from(2)),
     };
-    let failed = matches!(lines.last(), Some(Line::Error { .. }));
-    match write_lines(&mut output, &lines) {
-        Ok(()) if !failed => ExitCode::SUCCESS,
+    match write_line(&mut output, &last).and_then(|()| output.flush()) {
+        Ok(()) => status,
         // A parent that cannot be written to sees the status alone.
-        _ => ExitCode::from(2),
+        Err(_) => ExitCode::from(2),
     }
+}
+
+/// Answers a request with all that this process has, and writes lines as they come.
+fn answer_process(mut request: RecomputeRequest, output: &mut impl Write) -> Result<Summary> {
+    limit_memory(request.limits.memory_bytes_max)?;
+    let spill = SpillFolder::make(&request.limits.spill_dir)
+        .map_err(|source| Error::Process { action: "make its spill folder", source })?;
+    request.limits.spill_dir = spill.path().to_path_buf();
+    let memory = MemoryBound::of_process(&request.limits);
+    let archive = request.archive.open()?;
+    answer(&archive, &request, memory, |line| {
+        write_line(output, &line).map_err(|source| Error::Process { action: "write", source })
+    })
+}
+
+/// Answers a request in a process that does other things as well. Blocks: never call it on an arbiter.
+pub(super) fn answer_here(archive: &Archive, request: &RecomputeRequest) -> Result<Answer> {
+    let mut gathering = Gathering::default();
+    let memory = MemoryBound::of_share(&request.limits);
+    let summary = answer(archive, request, memory, |line| gathering.take(line))?;
+    gathering.take(Line::Summary(summary))?;
+    gathering.finish(&request.task)?.ok_or_else(wrong_answer)
 }
 
 fn read_request(input: &mut impl Read) -> Result<RecomputeRequest> {
@@ -95,32 +189,27 @@ fn read_request(input: &mut impl Read) -> Result<RecomputeRequest> {
     serde_json::from_str(&text).map_err(|source| Error::Json { what: "recompute request", source })
 }
 
-fn lines_of(recomputed: Recomputed) -> Vec<Line> {
-    let rows = recomputed.rows.into_iter().map(Line::Row);
-    let divergence = recomputed.divergence.into_iter().map(Line::Divergence);
-    rows.chain(divergence).chain([Line::Summary(recomputed.summary)]).collect()
+fn write_line(output: &mut impl Write, line: &Line) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *output, line)?;
+    output.write_all(b"\n")
 }
 
-fn write_lines(output: &mut impl Write, lines: &[Line]) -> std::io::Result<()> {
-    let mut buffer = std::io::BufWriter::new(output);
-    for line in lines {
-        serde_json::to_writer(&mut buffer, line)?;
-        buffer.write_all(b"\n")?;
-    }
-    buffer.flush()
-}
-
-/// Bounds what this process can allocate; an existing lower bound stays.
-fn limit_memory(pool_bytes: u64) -> Result<()> {
-    let bound = pool_bytes.saturating_mul(2).saturating_add(MEMORY_SLACK_BYTES);
+/// Bounds what this process can map, in case it does not keep to its limit; an existing lower bound stays.
+fn limit_memory(limit_bytes: u64) -> Result<()> {
+    let bound = limit_bytes.saturating_mul(2).saturating_add(MEMORY_SLACK_BYTES);
     let present = getrlimit(Resource::Data);
     let bound = present.maximum.map_or(bound, |maximum| bound.min(maximum));
     setrlimit(Resource::Data, Rlimit { current: Some(bound), maximum: present.maximum })
         .map_err(|error| Error::Process { action: "limit memory", source: error.into() })
 }
 
-/// Answers a request over `archive`, on a runtime of its own. Blocks: never call it on an arbiter.
-pub(super) fn answer(archive: &Archive, request: &RecomputeRequest) -> Result<Answer> {
+/// Answers a request over `archive`, on a runtime of its own; gives each line but the last to `take`. Blocks.
+fn answer(
+    archive: &Archive,
+    request: &RecomputeRequest,
+    memory: MemoryBound,
+    mut take: impl FnMut(Line) -> Result<()>,
+) -> Result<Summary> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(request.limits.threads.max(1))
         .max_blocking_threads(BLOCKING_THREADS)
@@ -128,23 +217,64 @@ pub(super) fn answer(archive: &Archive, request: &RecomputeRequest) -> Result<An
         .enable_all()
         .build()
         .map_err(|source| Error::Process { action: "start threads", source })?;
+    let (sender, mut receiver) = mpsc::channel(LINES_WAITING);
     let archive = archive.clone();
     let request = request.clone();
     // As a task of its own, so that planning runs on a worker's stack as well.
-    let task = runtime.spawn(async move { answer_request(&archive, &request).await });
+    let task = runtime.spawn(async move { answer_request(&archive, &request, memory, sender).await });
+    while let Some(answer) = receiver.blocking_recv() {
+        lines_of(answer).try_for_each(&mut take)?;
+    }
     runtime
         .block_on(task)
         .map_err(|error| Error::Process { action: "run", source: std::io::Error::other(error) })?
 }
 
-async fn answer_request(archive: &Archive, request: &RecomputeRequest) -> Result<Answer> {
+/// A part of an answer, on its way to whoever writes it.
+enum Part {
+    Range(RangeAnswer),
+    Explanation(Box<Explanation>),
+}
+
+fn lines_of(part: Part) -> impl Iterator<Item = Line> {
+    let (range, explanation) = match part {
+        Part::Range(range) => (range, None),
+        Part::Explanation(explanation) => (RangeAnswer::default(), Some(*explanation)),
+    };
+    let rows = range.rows.into_iter().map(Line::Row);
+    let divergence = range.divergence.into_iter().map(Line::Divergence);
+    rows.chain(divergence).chain(explanation.map(Line::Explanation))
+}
+
+async fn answer_request(
+    archive: &Archive,
+    request: &RecomputeRequest,
+    memory: MemoryBound,
+    parts: mpsc::Sender<Part>,
+) -> Result<Summary> {
     let inputs = read_inputs(archive, &request.inputs_path, &request.inputs_sha256).await?;
-    Ok(match &request.task {
-        Task::Bill => Answer::Recomputed(recompute_inputs(archive, &inputs, &request.limits).await?),
-        Task::Explain { campaign, limit } => {
-            Answer::Explanation(explain_inputs(archive, &inputs, &request.limits, campaign, *limit).await?)
+    let limits = &request.limits;
+    match &request.task {
+        Task::Bill => {
+            let (sender, mut ranges) = mpsc::channel(LINES_WAITING);
+            let pass_on = async move {
+                while let Some(range) = ranges.recv().await {
+                    if parts.send(Part::Range(range)).await.is_err() {
+                        return; // dropping `ranges` tells the recompute
+                    }
+                }
+            };
+            let (summary, ()) =
+                futures::join!(recompute_ranges(archive, &inputs, limits, memory, sender), pass_on);
+            summary
         }
-    })
+        Task::Explain { campaign, limit } => {
+            let explanation = explain_inputs(archive, &inputs, limits, memory, campaign, *limit).await?;
+            // Whoever is gone needs no explanation.
+            let _ = parts.send(Part::Explanation(Box::new(explanation))).await;
+            Ok(Summary { rss_peak_bytes: super::memory::rss_peak_bytes(), ..Summary::default() })
+        }
+    }
 }
 
 /// Reads the run inputs and checks that they are the ones meant, made under this build's rules.

@@ -1,4 +1,8 @@
 //! Runs both statements over the slices of one run and puts the slices together.
+//!
+//! Flow: campaigns are cut into ranges, in order; a range is counted slice by slice, its answer is complete when all
+//! its slices are counted, and then it leaves: what was answered takes no memory. A range whose memory did not suffice
+//! is counted again in twice as many slices; nothing of its first attempt was answered.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,104 +10,200 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 use twice_log::archive::{Archive, FileEntry, RunInputs, Seal, layout};
 use twice_log::{CampaignId, Currency};
-use twice_store::BillingCounts;
+use twice_store::{BillingCounts, Divergence};
 
+use super::memory::{MemoryBound, SliceSize, rss_peak_bytes};
 use super::relations::Relations;
 use super::session::Engine;
-use super::slices::{self, Slice};
+use super::slices::{self, CampaignRange};
 use super::values::{contradiction, integer, text};
 use super::{BILLING_SQL, Recomputed, ResourceLimits, SliceSession, Summary};
 use crate::compare::{CauseCounts, causes_sql, divergence_rows, read_cause_counts};
 use crate::error::{Error, Result};
 
-/// Memory one row may need: its id, position, payload and time in a hash table, twice, as the bill's statement groups
-/// the identities for the common case and for contested ones at the same time. Measured, then rounded up.
-const BYTES_PER_ROW: u64 = 280;
-
 /// The subquery of the bill that holds nearly all its work and is named twice.
 const SHARED_SUBQUERY: &str = "identities";
-/// Times the slices are cut in half after the memory did not suffice: estimates may be wrong, counts may not.
+/// Times a range is cut in half after the memory did not suffice: estimates may be wrong, counts may not.
 const HALVINGS_MAX: u32 = 4;
+/// Answers that may wait for whoever takes them.
+const ANSWERS_WAITING: usize = 2;
 
 /// Bill and causes by campaign.
 pub type SliceRows = (BTreeMap<CampaignId, BillingCounts>, CauseCounts);
 
-/// Recomputes the run with these inputs.
+/// The complete answer for a range of campaigns, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct RangeAnswer {
+    pub rows: Vec<BillingCounts>,
+    pub divergence: Vec<Divergence>,
+}
+
+/// Recomputes the run with these inputs, beside other work in this process.
 ///
 /// # Errors
-/// `ArchiveDamage` if a file or seal is not the one recorded; `Contradiction` if counts break CR-5 or G-5.
+/// `ArchiveDamage` if a file or seal is not the one recorded; `Contradiction` if counts break CR-5 or G-5;
+/// `OutOfMemory` if the limit is too low for even small slices.
 pub async fn recompute_inputs(
     archive: &Archive,
     inputs: &RunInputs,
     limits: &ResourceLimits,
 ) -> Result<Recomputed> {
+    let (sender, mut receiver) = mpsc::channel(ANSWERS_WAITING);
+    let memory = MemoryBound::of_share(limits);
+    let mut recomputed = Recomputed::default();
+    let gather = async {
+        while let Some(RangeAnswer { rows, divergence }) = receiver.recv().await {
+            recomputed.rows.extend(rows);
+            recomputed.divergence.extend(divergence);
+        }
+    };
+    let (summary, ()) = futures::join!(recompute_ranges(archive, inputs, limits, memory, sender), gather);
+    Ok(Recomputed { summary: summary?, ..recomputed })
+}
+
+/// Recomputes the run and sends the answer range by range, in order of campaigns.
+///
+/// # Errors
+/// Those of [`recompute_inputs`], and `Process` if nobody takes the answers.
+pub(crate) async fn recompute_ranges(
+    archive: &Archive,
+    inputs: &RunInputs,
+    limits: &ResourceLimits,
+    memory: MemoryBound,
+    answers: mpsc::Sender<RangeAnswer>,
+) -> Result<Summary> {
     let started = Instant::now();
     let seals = read_seals(archive, inputs).await?;
-    let (slices, (rows, causes)) = run_slices(archive, inputs, limits).await?;
-    let divergence = divergence_rows(inputs, &seals, &rows, &causes)?;
-    Ok(Recomputed {
-        rows: rows.into_values().collect(),
-        divergence,
-        summary: Summary {
-            copies: inputs.click_files.iter().map(|file| file.rows).sum(),
-            slices,
-            seconds: started.elapsed().as_secs_f64(),
-            rss_peak_bytes: rss_peak_bytes(),
-        },
+    let hour = HourRecompute::open(archive, inputs, limits, memory, seals).await?;
+    let mut slices = 0;
+    for range in hour.ranges().await? {
+        let (used, (rows, causes)) = hour.count(&range).await?;
+        slices += used;
+        let divergence = divergence_rows(inputs, &hour.seals, &range, &rows, &causes)?;
+        let answer = RangeAnswer { rows: rows.into_values().collect(), divergence };
+        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        answers
+            .send(answer)
+            .await
+            .map_err(gone)
+            .map_err(|source| Error::Process { action: "answer", source })?;
+    }
+    Ok(Summary {
+        copies: inputs.click_files.iter().map(|file| file.rows).sum(),
+        slices,
+        seconds: started.elapsed().as_secs_f64(),
+        rss_peak_bytes: rss_peak_bytes(),
     })
 }
 
-/// Counts every slice and adds them up; returns how many there were.
-pub(crate) async fn run_slices(
-    archive: &Archive,
-    inputs: &RunInputs,
-    limits: &ResourceLimits,
-) -> Result<(u32, SliceRows)> {
-    let relations = Relations::of(inputs)?;
-    let files: Vec<FileEntry> = relations.clicks.iter().chain(relations.verdicts.iter()).cloned().collect();
-    if limits.verify_files {
-        verify(archive, &files, limits.threads).await?;
-    }
-    let rows_max = limits.rows_per_slice_max.unwrap_or(limits.memory_bytes_max / BYTES_PER_ROW);
-    let mut halvings = 0;
-    loop {
-        let slices = slices::plan(archive, &files, (rows_max >> halvings).max(1)).await?;
-        match count_slices(archive, inputs, limits, &relations, &slices).await {
-            Err(error) if halvings < HALVINGS_MAX && is_out_of_memory(&error) => {
-                halvings += 1;
-                tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
-            }
-            counted => return Ok((u32::try_from(slices.len()).unwrap_or(u32::MAX), counted?)),
-        }
-    }
+/// One run's relations and engine, ready to count ranges of campaigns within a memory limit.
+pub(crate) struct HourRecompute<'a> {
+    archive: &'a Archive,
+    inputs: &'a RunInputs,
+    relations: Relations,
+    engine: Engine,
+    size: SliceSize,
+    memory: MemoryBound,
+    pub seals: Vec<Seal>,
 }
 
-async fn count_slices(
-    archive: &Archive,
-    inputs: &RunInputs,
-    limits: &ResourceLimits,
-    relations: &Relations,
-    slices: &[Slice],
-) -> Result<SliceRows> {
-    let engine = Engine::new(archive, limits)?;
-    let causes_sql = causes_sql(&inputs.settings);
-    let mut rows = BTreeMap::new();
-    let mut causes = CauseCounts::default();
-    for slice in slices {
-        tracing::debug!(?slice, "recomputing a slice");
-        let session = engine.slice(relations, slice)?;
-        for counts in read_counts(&session).await? {
-            add(&mut rows, counts);
+impl<'a> HourRecompute<'a> {
+    /// Lays out the run's relations, checks its files if that is wanted, and sizes the slices.
+    pub async fn open(
+        archive: &'a Archive,
+        inputs: &'a RunInputs,
+        limits: &ResourceLimits,
+        memory: MemoryBound,
+        seals: Vec<Seal>,
+    ) -> Result<Self> {
+        let relations = Relations::of(inputs)?;
+        if limits.verify_files {
+            verify(archive, &relations.files(), limits.threads).await?;
         }
-        read_cause_counts(&session, &causes_sql, &mut causes).await?;
+        // What is in memory by now stays there: only the rest is for rows.
+        let pool_bytes = memory.pool_bytes();
+        let mut size = memory.slice_size(pool_bytes);
+        if let Some(rows) = limits.rows_per_slice_max {
+            size.rows = rows.max(1);
+        }
+        tracing::debug!(pool_bytes, ?size, "recomputing an hour");
+        let engine = Engine::new(archive, &limits.spill_dir, pool_bytes, size.streams)?;
+        Ok(Self { archive, inputs, relations, engine, size, memory, seals })
     }
-    Ok((rows, causes))
+
+    /// Cuts all campaigns into ranges.
+    pub async fn ranges(&self) -> Result<Vec<CampaignRange>> {
+        slices::plan(self.archive, &self.relations.files(), &self.inputs.rates, self.size.rows).await
+    }
+
+    /// Returns the range of one campaign, cut into slices that fit.
+    pub async fn range_of(&self, campaign: &CampaignId) -> Result<CampaignRange> {
+        slices::plan_campaign(self.archive, &self.relations.files(), campaign, self.size.rows).await
+    }
+
+    /// Counts a range, in more slices where the memory does not suffice; returns how many it took.
+    pub async fn count(&self, range: &CampaignRange) -> Result<(u32, SliceRows)> {
+        self.within_memory(range, async |range| self.count_slices(range).await).await
+    }
+
+    /// Does `work` over a range within the memory limit; over twice as many slices where it did not suffice.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where even small slices do not fit, and those of `work`.
+    pub async fn within_memory<T>(
+        &self,
+        range: &CampaignRange,
+        work: impl AsyncFn(&CampaignRange) -> Result<T>,
+    ) -> Result<(u32, T)> {
+        let mut range = range.clone();
+        for halvings in 0..=HALVINGS_MAX {
+            let worked = tokio::select! {
+                worked = work(&range) => worked,
+                () = self.memory.exceeded() => Err(self.out_of_memory()),
+            };
+            match worked {
+                Err(error) if is_out_of_memory(&error) => {
+                    tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
+                    self.memory.settle().await;
+                    range.parts = range.parts.saturating_mul(2);
+                }
+                worked => return Ok((range.parts, worked?)),
+            }
+        }
+        Err(self.out_of_memory())
+    }
+
+    fn out_of_memory(&self) -> Error {
+        Error::OutOfMemory { limit_bytes: self.memory.limit() }
+    }
+
+    async fn count_slices(&self, range: &CampaignRange) -> Result<SliceRows> {
+        let causes_sql = causes_sql(&self.inputs.settings);
+        let mut rows = BTreeMap::new();
+        let mut causes = CauseCounts::default();
+        for slice in range.slices() {
+            tracing::debug!(?slice, "recomputing a slice");
+            let session = self.engine.slice(&self.relations, &slice)?;
+            for counts in read_counts(&session).await? {
+                add(&mut rows, counts);
+            }
+            read_cause_counts(&session, &causes_sql, &mut causes).await?;
+        }
+        Ok((rows, causes))
+    }
+
+    /// Opens a session over one slice.
+    pub fn session(&self, slice: &slices::Slice) -> Result<SliceSession> {
+        self.engine.slice(&self.relations, slice)
+    }
 }
 
 fn is_out_of_memory(error: &Error) -> bool {
     match error {
+        Error::OutOfMemory { .. } => true,
         Error::Engine { source, .. } => {
             matches!(source.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_))
         }
@@ -111,19 +211,8 @@ fn is_out_of_memory(error: &Error) -> bool {
     }
 }
 
-/// Opens a session over one campaign alone.
-pub(crate) fn campaign_session(
-    archive: &Archive,
-    inputs: &RunInputs,
-    limits: &ResourceLimits,
-    campaign: &CampaignId,
-) -> Result<SliceSession> {
-    let slice = Slice { from: Some(campaign.to_string()), to: Some(format!("{campaign}\0")), part: None };
-    Engine::new(archive, limits)?.slice(&Relations::of(inputs)?, &slice)
-}
-
 /// Reads the bill of one slice.
-pub(crate) async fn read_counts(session: &SliceSession) -> Result<Vec<BillingCounts>> {
+async fn read_counts(session: &SliceSession) -> Result<Vec<BillingCounts>> {
     let batches = session.query_sharing("run the billing statement", BILLING_SQL, SHARED_SUBQUERY).await?;
     let mut rows = Vec::new();
     for batch in &batches {
@@ -187,18 +276,19 @@ fn add(rows: &mut BTreeMap<CampaignId, BillingCounts>, counts: BillingCounts) {
 /// Reads the seals the inputs record and compares their hashes.
 pub(crate) async fn read_seals(archive: &Archive, inputs: &RunInputs) -> Result<Vec<Seal>> {
     let mut seals = Vec::new();
-    let mut stored: Option<Vec<_>> = None;
+    if inputs.seals.iter().all(|input| input.seal.is_none()) {
+        return Ok(seals);
+    }
+    let mut stored = archive.seals(inputs.hour).await?;
     for input in &inputs.seals {
         let Some(reference) = &input.seal else { continue };
-        if stored.is_none() {
-            stored = Some(archive.seals(inputs.hour).await?);
-        }
         let path = layout::seal_path(inputs.hour, input.generation, input.partition);
-        let found = stored.iter().flatten().find(|found| {
+        let found = stored.iter().position(|found| {
             (found.seal.generation, found.seal.partition) == (input.generation, input.partition)
         });
-        match found {
-            Some(found) if found.sha256 == reference.sha256 => seals.push(found.seal.clone()),
+        // Moved, not copied: seals hold a count for each campaign.
+        match found.map(|index| stored.swap_remove(index)) {
+            Some(found) if found.sha256 == reference.sha256 => seals.push(found.seal),
             Some(_) => {
                 return Err(Error::ArchiveDamage { path, reason: "is not the seal recorded".to_owned() });
             }
@@ -243,12 +333,4 @@ async fn verify_file(archive: &Archive, file: &FileEntry) -> Result<()> {
     } else {
         Err(damage(format!("has the SHA-256 {sha256}, its manifest says {}", file.sha256)))
     }
-}
-
-/// Returns the peak resident memory of this process, or 0 where the system does not tell.
-pub(crate) fn rss_peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
 }

@@ -4,16 +4,18 @@
 //! the archive. Words: *inputs* = the run's recorded files, cutoffs, seals and rates; *slice* = the campaigns (or the
 //! share of one campaign's ids) counted at once, so that memory has a bound that does not grow with the hour.
 //! Flow: the parent starts a child process and hands it a [`RecomputeRequest`]; the child reads the inputs, runs
-//! `billing.sql` and `../compare/causes.sql` slice by slice, and answers in JSON lines.
+//! `billing.sql` and `../compare/causes.sql` slice by slice, and answers in JSON lines, range of campaigns by range.
 
 pub mod child;
 mod engine;
+mod memory;
 mod process;
 pub(crate) mod relations;
 mod scan;
 mod session;
 mod share;
 mod slices;
+mod spill;
 mod split;
 pub(crate) mod values;
 
@@ -30,9 +32,12 @@ use crate::compare::Explanation;
 use crate::error::{Error, Result};
 
 pub use engine::recompute_inputs;
-pub(crate) use engine::{campaign_session, read_counts, read_seals};
+pub(crate) use engine::{HourRecompute, read_seals};
+pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
 pub(crate) use session::SliceSession;
+pub(crate) use slices::CampaignRange;
+pub use spill::sweep as sweep_spill;
 
 /// The statement that makes the bill. An auditor can paste it into another engine.
 pub const BILLING_SQL: &str = include_str!("billing.sql");
@@ -42,7 +47,7 @@ pub const BILLING_SQL: &str = include_str!("billing.sql");
 pub struct ResourceLimits {
     /// Threads of the engine.
     pub threads: usize,
-    /// Bytes the engine's operators may reserve; the process may take about half as much again.
+    /// Peak resident memory of the recompute's process. One that runs beside other work counts its own share only.
     pub memory_bytes_max: u64,
     /// Where operators spill to when they outgrow their share.
     pub spill_dir: PathBuf,
@@ -138,7 +143,7 @@ impl InProcessRecompute {
     async fn answer(&self, request: RecomputeRequest) -> Result<child::Answer> {
         let archive = self.archive.clone();
         // The engine blocks and spawns: neither belongs on the caller's thread.
-        let work = tokio::task::spawn_blocking(move || child::answer(&archive, &request));
+        let work = tokio::task::spawn_blocking(move || child::answer_here(&archive, &request));
         work.await.map_err(|error| Error::Process {
             action: "run in this process",
             source: std::io::Error::other(error),

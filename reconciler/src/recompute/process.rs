@@ -3,20 +3,30 @@
 //! Guarantee: the child has a low priority, dies with its parent's interest (kill on drop), and an answer without a
 //! closing summary line is an error, never a smaller bill.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::child::{Answer, Line, wrong_answer};
+use super::child::{Answer, Gathering};
 use super::{Recompute, RecomputeRequest, Recomputed, Task};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
 
 /// Most bytes of the child's standard error that an error carries.
 const STDERR_BYTES_MAX: usize = 4096;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+/// How the child's allocator gives memory back. Its default keeps what was freed for ten seconds, and one arena for
+/// each quarter of a core: a slice would begin while the last one's memory is still held. Read by jemalloc, which the
+/// node is built with; without effect under another allocator.
+const ALLOCATOR: [(&str, &str); 2] = [
+    ("_RJEM_MALLOC_CONF", "narenas:2,dirty_decay_ms:200,muzzy_decay_ms:0,background_thread:true"),
+    ("MALLOC_ARENA_MAX", "2"),
+];
 
 /// Runs each recompute in a child process: `program arguments…`, which must end in `recompute::child::run`.
 #[derive(Debug, Clone)]
@@ -62,13 +72,14 @@ impl ProcessRecompute {
         let status = child.wait().await.map_err(failed("wait"))?;
         match answer? {
             Some(answer) if status.success() => Ok(answer),
-            _ => Err(Error::ChildFailed { status: status.to_string(), detail: complaints }),
+            _ => Err(child_failed(status, complaints)),
         }
     }
 
     fn start(&self) -> Result<Child> {
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(ALLOCATOR)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -100,34 +111,29 @@ fn tail(bytes: &[u8]) -> String {
 /// Reads lines up to the summary; `None` if the child ended without one.
 async fn read_answer(output: impl tokio::io::AsyncBufRead + Unpin, task: &Task) -> Result<Option<Answer>> {
     let mut lines = output.lines();
-    let mut recomputed = Recomputed::default();
-    let mut explanation = None;
-    let mut ended = false;
+    let mut gathering = Gathering::default();
     while let Some(line) =
         lines.next_line().await.map_err(|source| Error::Process { action: "read", source })?
     {
         let line = serde_json::from_str(&line)
             .map_err(|source| Error::Json { what: "line of the recompute process", source })?;
-        match line {
-            Line::Row(row) => recomputed.rows.push(row),
-            Line::Divergence(row) => recomputed.divergence.push(row),
-            Line::Explanation(found) => explanation = Some(found),
-            Line::Summary(summary) => {
-                recomputed.summary = summary;
-                ended = true;
-            }
-            Line::Error { detail, damage: true } => return Err(Error::Contradiction { reason: detail }),
-            Line::Error { detail, damage: false } => {
-                return Err(Error::ChildFailed { status: "exit status: 2".to_owned(), detail });
-            }
+        gathering.take(line)?;
+    }
+    gathering.finish(task)
+}
+
+/// Says why a child ended without an answer, and what to do where memory is the likely cause.
+fn child_failed(status: ExitStatus, complaints: String) -> Error {
+    let advice = match status.signal() {
+        // The kernel's out-of-memory killer, or a container's; and an allocation beyond the process's own bound.
+        Some(SIGKILL | SIGABRT) => {
+            "it was killed or gave up, probably for want of memory: lower recompute_memory_bytes_max \
+             (--recompute-memory-bytes-max) to what the machine has left, or raise it if the machine has more"
         }
-    }
-    match (ended, task, explanation) {
-        (false, _, _) => Ok(None),
-        (true, Task::Bill, None) => Ok(Some(Answer::Recomputed(recomputed))),
-        (true, Task::Explain { .. }, Some(explanation)) => Ok(Some(Answer::Explanation(explanation))),
-        (true, _, _) => Err(wrong_answer()),
-    }
+        _ => "",
+    };
+    let detail = [advice, &complaints].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+    Error::ChildFailed { status: status.to_string(), detail: detail.join("; ") }
 }
 
 #[async_trait]

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::logical_expr::{Expr, col, lit};
 use twice_log::archive::{Cutoff, FileEntry, RunInputs, clicks_schema, verdicts_schema};
 use twice_log::{Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis};
 
+use super::slices::Slice;
 use crate::error::{Error, Result};
 
 /// 2^48: a position is generation times this, plus the offset.
@@ -42,7 +45,10 @@ pub struct Relations {
     pub clicks_exist: Expr,
     pub verdicts_exist: Expr,
     pub run: RecordBatch,
-    pub rates: RecordBatch,
+    /// All rates of the run; [`Relations::rates_of`] gives those of a slice.
+    rates: RecordBatch,
+    /// Whether they are in order of campaigns, as run inputs list them.
+    rates_in_order: bool,
     pub seals: RecordBatch,
 }
 
@@ -68,9 +74,36 @@ impl Relations {
             verdicts_exist: exists(Topic::FraudVerdicts, &inputs.cutoffs),
             run: run_batch(inputs.hour, horizon)?,
             rates: rates_batch(inputs)?,
+            rates_in_order: inputs.rates.is_sorted_by(|left, right| left.campaign_id <= right.campaign_id),
             seals: seals_batch(inputs)?,
         })
     }
+
+    /// Returns the files of both topics.
+    pub fn files(&self) -> Vec<FileEntry> {
+        self.clicks.iter().chain(self.verdicts.iter()).cloned().collect()
+    }
+
+    /// Returns the rates that a slice's campaigns can need: with a million campaigns, all of them would cost each slice
+    /// more memory than its clicks.
+    pub fn rates_of(&self, slice: &Slice) -> RecordBatch {
+        let campaigns = self.rates.column(0).as_string_view_opt().filter(|_| self.rates_in_order);
+        let Some(campaigns) = campaigns else { return self.rates.clone() };
+        let place = |bound: &str| first_at_least(campaigns, bound);
+        let from = slice.from.as_deref().map_or(0, place);
+        let to = slice.to.as_deref().map_or(campaigns.len(), place);
+        self.rates.slice(from, to.saturating_sub(from))
+    }
+}
+
+/// Returns the first place in ordered texts whose text is not below `bound`.
+fn first_at_least(texts: &StringViewArray, bound: &str) -> usize {
+    let (mut low, mut high) = (0, texts.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if texts.value(middle) < bound { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 /// Returns the schema of a data file as the engine reads it: text as views, which group and join faster.

@@ -1,5 +1,6 @@
 //! The query engine of one recompute: bounded memory, a spill folder, and the run's relations under their names.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -14,7 +15,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use twice_log::Topic;
 use twice_log::archive::Archive;
 
-use super::ResourceLimits;
+use super::memory::FOOTER_CACHE_BYTES;
 use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
 use super::share::plan_sharing;
@@ -29,27 +30,28 @@ const ARCHIVE_URL: &str = "archive://root/";
 #[derive(Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
-    threads: usize,
+    streams: usize,
     url: ObjectStoreUrl,
 }
 
 impl Engine {
-    /// Starts an engine over `archive` within `limits`.
+    /// Starts an engine over `archive` whose operators reserve at most `pool_bytes` and work in `streams` streams.
     ///
     /// # Errors
     /// `Engine` if the spill folder cannot be made.
-    pub fn new(archive: &Archive, limits: &ResourceLimits) -> Result<Self> {
+    pub fn new(archive: &Archive, spill_dir: &Path, pool_bytes: u64, streams: usize) -> Result<Self> {
         let url = ObjectStoreUrl::parse(ARCHIVE_URL).map_err(Error::engine("name the archive"))?;
-        let memory = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
+        let memory = usize::try_from(pool_bytes).unwrap_or(usize::MAX);
         let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![limits.spill_dir.clone()]));
+            .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_path_buf()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
             .with_disk_manager_builder(disk)
+            .with_metadata_cache_limit(FOOTER_CACHE_BYTES)
             .build_arc()
             .map_err(Error::engine("set up memory and spill folder"))?;
         runtime.register_object_store(url.as_ref(), Arc::clone(archive.store()));
-        Ok(Self { runtime, threads: limits.threads.max(1), url })
+        Ok(Self { runtime, streams: streams.max(1), url })
     }
 
     /// Opens a session in which the relations hold one slice.
@@ -57,7 +59,7 @@ impl Engine {
     /// # Errors
     /// `Engine` if a relation cannot be planned.
     pub fn slice(&self, relations: &Relations, slice: &Slice) -> Result<SliceSession> {
-        let mut config = SessionConfig::new().with_target_partitions(self.threads);
+        let mut config = SessionConfig::new().with_target_partitions(self.streams);
         let options = config.options_mut();
         // Every join of the two statements has a small side, which stands first: build from it, never shuffle the other.
         options.optimizer.repartition_joins = false;
@@ -72,7 +74,8 @@ impl Engine {
             let registered = session.context.register_table(name, rows.into_view());
             registered.map_err(Error::engine("register a relation"))?;
         }
-        let batches = [("run", &relations.run), ("rates", &relations.rates), ("seals", &relations.seals)];
+        let rates = relations.rates_of(slice);
+        let batches = [("run", &relations.run), ("rates", &rates), ("seals", &relations.seals)];
         for (name, batch) in batches {
             let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]])
                 .map_err(Error::engine("lay out a relation"))?;

@@ -1,7 +1,8 @@
 //! Cuts the work into slices that fit the memory, from what the files' row groups say of their campaigns.
 //!
-//! A slice is a range of campaigns; a range that cannot be cut further is split by a hash of `click_id`. Slices only
-//! decide how much is counted at once: no estimate here can change a count.
+//! Words: *range* = campaigns that follow each other; *slice* = what is counted at once, a range or, where that is too
+//! much, one of its parts by a hash of `click_id`. They only decide how much is counted at once: no estimate here can
+//! change a count.
 
 use std::ops::Range;
 
@@ -14,14 +15,15 @@ use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
-use twice_log::archive::{Archive, FileEntry};
+use twice_log::CampaignId;
+use twice_log::archive::{Archive, FileEntry, Rate};
 
 use crate::error::{Error, Result};
 
 /// Footers read at once.
 const READS_AT_ONCE: usize = 16;
-/// Position of `campaign_id` among the columns of every data file.
-const CAMPAIGN_COLUMN: usize = 0;
+/// Rates that are weighed together: a campaign's rates take memory even where it has no clicks.
+const RATES_PER_EXTENT: usize = 16 * 1024;
 
 /// What is counted at once: campaigns from `from` (inclusive) to `to` (exclusive), of these a share of the ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +34,36 @@ pub struct Slice {
     pub part: Option<(u32, u32)>,
 }
 
+/// Campaigns from `from` (inclusive) to `to` (exclusive), counted in `parts` slices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CampaignRange {
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub parts: u32,
+}
+
+impl CampaignRange {
+    /// Returns the range of one campaign.
+    pub fn of_campaign(campaign: &CampaignId) -> Self {
+        Self { from: Some(campaign.to_string()), to: Some(format!("{campaign}\0")), parts: 1 }
+    }
+
+    /// Iterates over its slices: no identity is in two of them.
+    pub fn slices(&self) -> impl Iterator<Item = Slice> + '_ {
+        (0..self.parts).map(|index| Slice {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            part: (self.parts > 1).then_some((index, self.parts)),
+        })
+    }
+
+    /// Returns whether it holds a campaign.
+    pub fn holds(&self, campaign: &str) -> bool {
+        self.from.as_deref().is_none_or(|from| from <= campaign)
+            && self.to.as_deref().is_none_or(|to| campaign < to)
+    }
+}
+
 /// Rows of one row group and the campaigns they lie between, both inclusive. `None`: unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Extent {
@@ -39,15 +71,45 @@ struct Extent {
     rows: u64,
 }
 
-/// Cuts `files` into slices of about `rows_max` rows.
+/// Cuts `files` and `rates` into ranges, in order of campaigns, whose slices have about `rows_max` rows.
 ///
 /// # Errors
 /// `Archive` or `Log` if a footer cannot be read.
-pub async fn plan(archive: &Archive, files: &[FileEntry], rows_max: u64) -> Result<Vec<Slice>> {
+pub async fn plan(
+    archive: &Archive,
+    files: &[FileEntry],
+    rates: &[Rate],
+    rows_max: u64,
+) -> Result<Vec<CampaignRange>> {
     let rows: u64 = files.iter().map(|file| file.rows).sum();
-    if rows <= rows_max {
-        return Ok(vec![Slice::default()]);
+    if rows + rates.len() as u64 <= rows_max {
+        return Ok(vec![CampaignRange { from: None, to: None, parts: 1 }]);
     }
+    let mut extents = all_extents(archive, files).await?;
+    extents.extend(rates.chunks(RATES_PER_EXTENT).map(rates_extent));
+    Ok(cut(&extents, rows_max.max(1)))
+}
+
+/// Cuts one campaign into slices of at most about `rows_max` rows.
+///
+/// # Errors
+/// Those of [`plan`].
+pub async fn plan_campaign(
+    archive: &Archive,
+    files: &[FileEntry],
+    campaign: &CampaignId,
+    rows_max: u64,
+) -> Result<CampaignRange> {
+    let extents = all_extents(archive, files).await?;
+    let may_hold = |extent: &&Extent| match &extent.campaigns {
+        Some((low, high)) => low.as_str() <= campaign.as_str() && campaign.as_str() <= high.as_str(),
+        None => true,
+    };
+    let rows: u64 = extents.iter().filter(may_hold).map(|extent| extent.rows).sum();
+    Ok(CampaignRange { parts: parts(rows as f64, rows_max.max(1)), ..CampaignRange::of_campaign(campaign) })
+}
+
+async fn all_extents(archive: &Archive, files: &[FileEntry]) -> Result<Vec<Extent>> {
     let extents: Vec<Vec<Extent>> = futures::stream::iter(files.to_vec())
         .map(|file| {
             let archive = archive.clone();
@@ -56,7 +118,16 @@ pub async fn plan(archive: &Archive, files: &[FileEntry], rows_max: u64) -> Resu
         .buffered(READS_AT_ONCE)
         .try_collect()
         .await?;
-    Ok(cut(&extents.concat(), rows_max.max(1)))
+    Ok(extents.concat())
+}
+
+fn rates_extent(rates: &[Rate]) -> Extent {
+    let campaigns = rates.iter().map(|rate| rate.campaign_id.as_str());
+    let bounds = campaigns.clone().min().zip(campaigns.max());
+    Extent {
+        campaigns: bounds.map(|(low, high)| (low.to_owned(), high.to_owned())),
+        rows: rates.len() as u64,
+    }
 }
 
 async fn extents(archive: &Archive, file: &FileEntry) -> Result<Vec<Extent>> {
@@ -86,7 +157,8 @@ impl MetadataFetch for Footer<'_> {
 fn extent(group: &RowGroupMetaData) -> Extent {
     let rows = u64::try_from(group.num_rows()).unwrap_or(0);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-    let campaigns = match group.columns().get(CAMPAIGN_COLUMN).and_then(|column| column.statistics()) {
+    let column = group.columns().iter().find(|column| column.column_descr().name() == "campaign_id");
+    let campaigns = match column.and_then(|column| column.statistics()) {
         // Bounds may be shortened, and are then still bounds.
         Some(Statistics::ByteArray(bounds)) => {
             bounds.min_bytes_opt().and_then(text).zip(bounds.max_bytes_opt().and_then(text))
@@ -97,7 +169,7 @@ fn extent(group: &RowGroupMetaData) -> Extent {
 }
 
 /// Cuts where row groups begin, and behind each that holds one campaign only.
-fn cut(extents: &[Extent], rows_max: u64) -> Vec<Slice> {
+fn cut(extents: &[Extent], rows_max: u64) -> Vec<CampaignRange> {
     let known = extents.iter().filter_map(|extent| extent.campaigns.as_ref());
     let mut bounds: Vec<String> = known
         .flat_map(|(low, high)| [Some(low.clone()), (low == high).then(|| format!("{low}\0"))])
@@ -109,20 +181,24 @@ fn cut(extents: &[Extent], rows_max: u64) -> Vec<Slice> {
         bounds.remove(0); // the first range is open below
     }
     let weights = weights(extents, &bounds);
-    let mut slices = Vec::new();
+    let mut ranges = Vec::new();
     let mut from: Option<String> = None;
     let mut weight = 0.0;
     for (index, range_weight) in weights.iter().enumerate() {
         let begins_at = index.checked_sub(1).and_then(|before| bounds.get(before)).cloned();
         if weight > 0.0 && weight + range_weight > rows_max as f64 {
-            push(&mut slices, from.take(), begins_at.clone(), weight, rows_max);
+            ranges.push(CampaignRange {
+                from: from.take(),
+                to: begins_at.clone(),
+                parts: parts(weight, rows_max),
+            });
             from = begins_at;
             weight = 0.0;
         }
         weight += range_weight;
     }
-    push(&mut slices, from, None, weight, rows_max);
-    slices
+    ranges.push(CampaignRange { from, to: None, parts: parts(weight, rows_max) });
+    ranges
 }
 
 /// Estimates the rows of each range between two bounds: a row group's rows are spread evenly over those it touches.
@@ -147,17 +223,9 @@ fn weights(extents: &[Extent], bounds: &[String]) -> Vec<f64> {
     running.collect()
 }
 
-fn push(slices: &mut Vec<Slice>, from: Option<String>, to: Option<String>, weight: f64, rows_max: u64) {
-    let parts = (weight / rows_max as f64).ceil().clamp(1.0, 65_536.0) as u32;
-    if parts == 1 {
-        slices.push(Slice { from, to, part: None });
-        return;
-    }
-    slices.extend((0..parts).map(|index| Slice {
-        from: from.clone(),
-        to: to.clone(),
-        part: Some((index, parts)),
-    }));
+/// Returns how many slices so many rows take.
+fn parts(rows: f64, rows_max: u64) -> u32 {
+    (rows / rows_max as f64).ceil().clamp(1.0, 65_536.0) as u32
 }
 
 #[cfg(test)]
@@ -168,36 +236,38 @@ mod tests {
         Extent { campaigns: Some((low.to_owned(), high.to_owned())), rows }
     }
 
-    fn range(from: Option<&str>, to: Option<&str>) -> Slice {
-        Slice { from: from.map(str::to_owned), to: to.map(str::to_owned), part: None }
+    fn range(from: Option<&str>, to: Option<&str>, parts: u32) -> CampaignRange {
+        CampaignRange { from: from.map(str::to_owned), to: to.map(str::to_owned), parts }
     }
 
     #[test]
     fn ranges_follow_each_other_without_a_gap_from_open_to_open() {
         let extents = [extent("a", "c", 10), extent("c", "f", 10), extent("f", "z", 10), extent("a", "z", 3)];
-        let slices = cut(&extents, 12);
-        assert!(slices.len() > 1);
-        assert_eq!(slices.first().and_then(|slice| slice.from.clone()), None);
-        assert_eq!(slices.last().and_then(|slice| slice.to.clone()), None);
-        let mut ranges: Vec<_> = slices.iter().map(|slice| (&slice.from, &slice.to)).collect();
-        ranges.dedup(); // parts of one range by id
-        assert!(ranges.windows(2).all(|pair| pair[0].1.is_some() && pair[0].1 == pair[1].0));
+        let ranges = cut(&extents, 12);
+        assert!(ranges.len() > 1);
+        assert_eq!(ranges.first().and_then(|range| range.from.clone()), None);
+        assert_eq!(ranges.last().and_then(|range| range.to.clone()), None);
+        assert!(ranges.windows(2).all(|pair| pair[0].to.is_some() && pair[0].to == pair[1].from));
+        for campaign in ["a", "b", "c", "ca", "f", "zz", "0"] {
+            assert_eq!(ranges.iter().filter(|range| range.holds(campaign)).count(), 1, "{campaign}");
+        }
     }
 
     #[test]
     fn a_campaign_too_big_for_one_slice_is_split_by_id_and_its_neighbours_are_not() {
         let extents =
             [extent("a", "b", 5), extent("m", "m", 100), extent("m", "m", 100), extent("n", "z", 5)];
-        let slices = cut(&extents, 50);
-        assert_eq!(slices.first(), Some(&range(None, Some("m"))));
-        assert_eq!(slices.last(), Some(&range(Some("m\0"), None)));
-        let parts: Vec<_> = slices.iter().filter_map(|slice| slice.part).collect();
+        let ranges = cut(&extents, 50);
+        let expected =
+            [range(None, Some("m"), 1), range(Some("m"), Some("m\0"), 4), range(Some("m\0"), None, 1)];
+        assert_eq!(ranges, expected);
+        let parts: Vec<_> = ranges[1].slices().filter_map(|slice| slice.part).collect();
         assert_eq!(parts, [(0, 4), (1, 4), (2, 4), (3, 4)]);
+        assert_eq!(ranges[0].slices().map(|slice| slice.part).collect::<Vec<_>>(), [None]);
     }
 
     #[test]
     fn rows_of_unknown_campaigns_split_by_id_alone() {
-        let slices = cut(&[Extent { campaigns: None, rows: 100 }], 60);
-        assert_eq!(slices.iter().filter_map(|slice| slice.part).collect::<Vec<_>>(), [(0, 2), (1, 2)]);
+        assert_eq!(cut(&[Extent { campaigns: None, rows: 100 }], 60), [range(None, None, 2)]);
     }
 }

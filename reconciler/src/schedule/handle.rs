@@ -18,7 +18,7 @@ use crate::compare::Explanation;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
 use crate::ports::{ArchiveControl, SealControl};
-use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Task};
+use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Task, sweep_spill};
 
 /// What the reconciler works with. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +54,10 @@ impl Reconciler {
         config.validate()?;
         if System::try_current().is_none() {
             return Err(Error::Config { reason: "the reconciler needs a running actix system".to_owned() });
+        }
+        let swept = sweep_spill(&config.spill_dir);
+        if swept > 0 {
+            tracing::info!(folders = swept, "removed what killed recomputes had spilled");
         }
         let arbiter = Arbiter::new();
         let actor = ReconcilerActor::new(config.clone(), deps.clone());

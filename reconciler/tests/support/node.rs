@@ -318,7 +318,7 @@ impl Node {
             archive_poll_ms: 20,
             threads: 1,
             spill_dir: self.folder.path().join("spill"),
-            memory_bytes_max: 64 << 20,
+            memory_bytes_max: 256 << 20,
             ..ReconcilerConfig::default()
         };
         let deps = ReconcilerDeps {
