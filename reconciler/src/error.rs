@@ -34,7 +34,7 @@ pub enum Error {
         source: object_store::Error,
     },
     /// An object of the archive does not say what it must. The operator restores it.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason} (restore it from a copy of the archive; nothing is skipped)")]
     ArchiveDamage { path: String, reason: String },
     /// The manifests did not reach the cutoff in time. The attempt is repeated; nothing is billed.
     #[error(
@@ -67,6 +67,13 @@ pub enum Error {
     /// The child process ended without a result.
     #[error("recompute process failed ({status}): {detail}")]
     ChildFailed { status: String, detail: String },
+    /// The memory limit is too low for even small slices. The operator raises it; nothing was billed.
+    #[error(
+        "the recompute's memory did not suffice: the limit is {} MiB; set recompute_memory_bytes_max \
+         (--recompute-memory-bytes-max) higher, or recompute_threads lower",
+        limit_bytes >> 20
+    )]
+    OutOfMemory { limit_bytes: u64 },
     /// A request between parent and child, or the run's settings, does not read.
     #[error("{what} does not read")]
     Json {
@@ -110,6 +117,7 @@ impl Error {
             | Error::OtherRules { .. } => ErrorKind::Damage,
             Error::HourNotOver { .. }
             | Error::NotReconciled { .. }
+            | Error::OutOfMemory { .. }
             | Error::Config { .. }
             | Error::Stopped => ErrorKind::Refuse,
         }
