@@ -2,6 +2,7 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, TimestampMillisecondType};
+use futures::FutureExt;
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::{CampaignId, ClickId, Generation, LogOffset, PartitionId, UtcMillis};
 
@@ -10,7 +11,7 @@ use super::{Cause, ExplainedCopy, Explanation};
 use crate::error::Result;
 use crate::recompute::relations::file_span;
 use crate::recompute::values::{column, contradiction, integer, text};
-use crate::recompute::{HourRecompute, MemoryBound, ResourceLimits, read_seals};
+use crate::recompute::{CampaignRange, HourRecompute, MemoryBound, ResourceLimits, read_seals};
 
 /// Lists the copies of `campaign`, at most `limit`, in order of position.
 ///
@@ -35,23 +36,31 @@ pub(crate) async fn explain_inputs(
         causes_sql(&inputs.settings),
         u64::from(limit) + 1
     );
-    let listing = hour.within_memory(&range, async |range| {
-        let mut copies = Vec::new();
-        for slice in range.slices() {
-            for batch in hour.session(&slice)?.query("list differences", &listed).await? {
-                for row in 0..batch.num_rows() {
-                    copies.push(explained_copy(&batch, row, inputs)?);
-                }
-            }
-        }
-        Ok(copies)
-    });
-    let (_, mut copies) = listing.await?;
+    let (hour_of, listed) = (&hour, &listed);
+    let list = |range: CampaignRange| async move { list(hour_of, &range, listed, inputs).await }.boxed();
+    let (_, mut copies) = hour.within_memory(&range, list).await?;
     copies.sort_by_key(|copy| (copy.generation, copy.log_offset));
     let truncated = copies.len() > limit as usize;
     copies.truncate(limit as usize);
     let divergence = divergence.into_iter().find(|row| row.campaign_id == *campaign);
     Ok(Explanation { divergence, copies, truncated })
+}
+
+async fn list(
+    hour: &HourRecompute<'_>,
+    range: &CampaignRange,
+    listed: &str,
+    inputs: &RunInputs,
+) -> Result<Vec<ExplainedCopy>> {
+    let mut copies = Vec::new();
+    for slice in range.slices() {
+        for batch in hour.session(&slice)?.query("list differences", listed).await? {
+            for row in 0..batch.num_rows() {
+                copies.push(explained_copy(&batch, row, inputs)?);
+            }
+        }
+    }
+    Ok(copies)
 }
 
 fn explained_copy(batch: &RecordBatch, row: usize, inputs: &RunInputs) -> Result<ExplainedCopy> {

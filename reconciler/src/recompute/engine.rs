@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use twice_log::archive::{Archive, FileEntry, RunInputs, Seal, layout};
@@ -146,22 +147,23 @@ impl<'a> HourRecompute<'a> {
 
     /// Counts a range, in more slices where the memory does not suffice; returns how many it took.
     pub async fn count(&self, range: &CampaignRange) -> Result<(u32, SliceRows)> {
-        self.within_memory(range, async |range| self.count_slices(range).await).await
+        let count = |range| async move { self.count_slices(&range).await }.boxed();
+        self.within_memory(range, count).await
     }
 
     /// Does `work` over a range within the memory limit; over twice as many slices where it did not suffice.
     ///
     /// # Errors
     /// `OutOfMemory` where even small slices do not fit, and those of `work`.
-    pub async fn within_memory<T>(
+    pub async fn within_memory<'w, T>(
         &self,
         range: &CampaignRange,
-        work: impl AsyncFn(&CampaignRange) -> Result<T>,
+        work: impl Fn(CampaignRange) -> BoxFuture<'w, Result<T>> + Send,
     ) -> Result<(u32, T)> {
         let mut range = range.clone();
         for halvings in 0..=HALVINGS_MAX {
             let worked = tokio::select! {
-                worked = work(&range) => worked,
+                worked = work(range.clone()) => worked,
                 () = self.memory.exceeded() => Err(self.out_of_memory()),
             };
             match worked {
