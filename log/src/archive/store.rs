@@ -1,9 +1,12 @@
 //! The archive as a place: objects put once, read by path, listed by folder.
 //!
 //! Guarantee: nothing is ever overwritten. Every put is put-if-absent; who comes second gets what the first one put.
+//! Words: the *primary* bucket holds everything that decides (manifests, seals, runs) and normally all data files; the
+//! *secondary* bucket, if there is one, holds the data files whose manifests name it, and nothing else.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -14,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::DurableLocal;
+use super::s3::Fence;
 use crate::error::{Error, Result};
 use crate::event::Sha256Hex;
 use crate::fs::FileSystem;
@@ -21,11 +25,29 @@ use crate::fs::FileSystem;
 /// Bucket name of an archive in a local directory.
 pub const LOCAL_BUCKET: &str = "local";
 
+/// Times a put is tried that was refused as existing while nothing is there: S3 refuses so while another put of the
+/// same key is under way, which may still fail.
+const CONFLICT_TRIES: u32 = 3;
+
 /// The archive. Cheap to clone; safe to use from many tasks.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     bucket: Arc<str>,
+    pub(super) secondary: Option<Arc<Secondary>>,
+    /// Data files above this size are put in parts.
+    pub(super) part_above_bytes: usize,
+    /// What must be proven of the store before anything is put; `None` where it is known.
+    pub(super) fence: Option<Arc<Fence>>,
+}
+
+/// The bucket that takes data files while the primary refuses them.
+#[derive(Debug)]
+pub(super) struct Secondary {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) bucket: Arc<str>,
+    /// How long the primary must have refused data files.
+    pub(super) after: Duration,
 }
 
 /// How a put-if-absent ended.
@@ -40,7 +62,25 @@ pub enum PutOutcome {
 impl Archive {
     /// Wraps a store that honours `PutMode::Create`. `bucket` is what manifests record as the place of data files.
     pub fn new(store: Arc<dyn ObjectStore>, bucket: &str) -> Self {
-        Self { store, bucket: bucket.into() }
+        Self { store, bucket: bucket.into(), secondary: None, part_above_bytes: usize::MAX, fence: None }
+    }
+
+    /// Adds a bucket that takes data files once the primary has refused them for `after`.
+    #[must_use]
+    pub fn with_secondary(self, store: Arc<dyn ObjectStore>, bucket: &str, after: Duration) -> Self {
+        let secondary = Secondary { store, bucket: bucket.into(), after };
+        Self { secondary: Some(Arc::new(secondary)), ..self }
+    }
+
+    /// Puts data files above `bytes` in parts, where one request could be too large to succeed.
+    #[must_use]
+    pub fn with_parts_above(self, bytes: usize) -> Self {
+        Self { part_above_bytes: bytes, ..self }
+    }
+
+    /// Puts nothing before `fence` is proven.
+    pub(super) fn with_fence(self, fence: Arc<Fence>) -> Self {
+        Self { fence: Some(fence), ..self }
     }
 
     /// Opens the archive in a local directory for writing; each put is durable before it resolves.
@@ -78,39 +118,25 @@ impl Archive {
     /// `Put` means durable. After an error the outcome is unknown; putting the same bytes again is safe.
     ///
     /// # Errors
-    /// `ObjectStore` if the store fails.
+    /// `ObjectStore` if the store fails; `Config` if it cannot put if absent, on which every guarantee rests.
     pub async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<PutOutcome> {
-        let location = object_path(path)?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&location, bytes.into(), options).await {
-            Ok(_) => Ok(PutOutcome::Put),
-            // S3 and its kin answer a refused condition as `Precondition`, some as `AlreadyExists`.
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                let stored = self.get(path).await?.ok_or_else(|| Error::ArchiveDamage {
-                    path: path.to_owned(),
-                    reason: "refused as existing, and then not found".to_owned(),
-                })?;
-                Ok(PutOutcome::Exists(stored))
-            }
-            Err(source) => Err(store_error("put", path, source)),
+        self.check_fence().await?;
+        put_absent(self.store.as_ref(), path, bytes).await
+    }
+
+    pub(super) async fn check_fence(&self) -> Result<()> {
+        match &self.fence {
+            Some(fence) => fence.check(self.store.as_ref()).await,
+            None => Ok(()),
         }
     }
 
-    /// Returns the bytes at `path`, or `None` if nothing is there.
+    /// Returns the bytes at `path` of the primary bucket, or `None` if nothing is there.
     ///
     /// # Errors
     /// `ObjectStore` if the store fails.
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let location = object_path(path)?;
-        let found = match self.store.get(&location).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(source) => return Err(store_error("get", path, source)),
-        };
-        match found.bytes().await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(source) => Err(store_error("get", path, source)),
-        }
+        get_from(self.store.as_ref(), path).await
     }
 
     /// Lists the objects below `folder`, sorted by path; only those with a path above `after`, if given.
@@ -138,7 +164,7 @@ impl Archive {
         let prefix = object_path(folder)?;
         let listed = match self.store.list_with_delimiter(Some(&prefix)).await {
             Ok(listed) => listed,
-            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(source) if is_absent(&source) => return Ok(Vec::new()),
             Err(source) => return Err(store_error("list", folder, source)),
         };
         let mut names: Vec<String> =
@@ -166,6 +192,56 @@ impl Archive {
             Some(bytes) => Ok(Some((decode_json(path, &bytes)?, Sha256Hex::of(&bytes)))),
             None => Ok(None),
         }
+    }
+}
+
+/// Puts `bytes` at `path` of `store` if nothing is there, and otherwise returns what is.
+pub(super) async fn put_absent(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<PutOutcome> {
+    let location = object_path(path)?;
+    let mut tries = 0;
+    loop {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let refused = match store.put_opts(&location, bytes.clone().into(), options).await {
+            Ok(_) => return Ok(PutOutcome::Put),
+            Err(error) => error,
+        };
+        tries += 1;
+        if !is_refused_as_existing(&refused) {
+            return Err(store_error("put", path, refused));
+        }
+        match get_from(store, path).await? {
+            Some(stored) => return Ok(PutOutcome::Exists(stored)),
+            None if tries < CONFLICT_TRIES => {}
+            None => return Err(store_error("put", path, refused)),
+        }
+    }
+}
+
+/// Says whether a put-if-absent failed because something is there: S3 and its kin answer so in several ways.
+pub(super) fn is_refused_as_existing(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
+}
+
+/// Returns the bytes at `path` of `store`, or `None` if nothing is there.
+pub(super) async fn get_from(store: &dyn ObjectStore, path: &str) -> Result<Option<Bytes>> {
+    let location = object_path(path)?;
+    let found = match store.get(&location).await {
+        Ok(found) => found,
+        Err(source) if is_absent(&source) => return Ok(None),
+        Err(source) => return Err(store_error("get", path, source)),
+    };
+    match found.bytes().await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(source) => Err(store_error("get", path, source)),
+    }
+}
+
+/// Says whether the error means that nothing is at the path. A bucket that is gone is an error: read as "nothing", it
+/// would look like an empty archive, and an empty archive bills nothing.
+pub(super) fn is_absent(error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::NotFound { source, .. } => !source.to_string().contains("NoSuchBucket"),
+        _ => false,
     }
 }
 

@@ -2,20 +2,23 @@
 //!
 //! Guarantee (G-3): manifests of a partition cover its offsets once each, without a hole, whoever writes them; a
 //! record that does not decode is kept in quarantine, never skipped. What a flush returned is durable.
-//! Words: the *cursor* is the newest manifest; the *fence* is its successor's key, which only one writer can put.
-//! Flow: open at the cursor -> push records in offset order -> flush: encode, put data files, put the manifest if
-//! absent. Refused by the fence: read the winners, drop what they cover, go on after them.
+//! Words: the *cursor* is the newest manifest; the *fence* is its successor's key, which only one writer can put; a
+//! *batch* is what one flush set aside to put, and every try after it puts again: the same files under the same names,
+//! so that an outage leaves nothing behind that no manifest names.
+//! Flow: open at the cursor -> push records in offset order -> flush: set the batch aside, encode, put data files, put
+//! the manifest if absent. Refused by the fence: read the winners, drop what they cover, go on after them.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::chain::OFFSET_END_MAX;
 use super::encode::{self, FlushScope};
+use super::failover::Failover;
 use super::layout::{self, ChainKey};
 use super::rows::PendingRows;
 use super::store::encode_json;
-use super::{Archive, FileEntry, Manifest, PutOutcome, StoredManifest};
-use crate::error::{Error, Result};
+use super::{Archive, Bucket, FileEntry, Manifest, PutOutcome, StoredManifest};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{decode_click, decode_verdict};
 use crate::event::{
     DISORDER_MS_DEFAULT, LogOffset, PARTITION_HASH_NAME, Sha256Hex, Topic, UtcMillis, Watermark,
@@ -52,8 +55,26 @@ pub struct PartitionArchiver {
     head: Option<StoredManifest>,
     next_offset: LogOffset,
     watermark: Watermark,
-    pending: Arc<PendingRows>,
+    /// Pushed since the last flush began.
+    pending: PendingRows,
     pending_since: Option<Instant>,
+    /// Set aside by a flush that has not put its manifest yet.
+    batch: Option<Batch>,
+    failover: Failover,
+}
+
+/// What one flush puts.
+#[derive(Debug)]
+struct Batch {
+    rows: Arc<PendingRows>,
+    since: Option<Instant>,
+    first: LogOffset,
+    /// Inclusive.
+    last: LogOffset,
+    highest_time: Option<UtcMillis>,
+    /// Portions whose files are put, and those files.
+    portions_put: usize,
+    files: Vec<FileEntry>,
 }
 
 impl PartitionArchiver {
@@ -78,6 +99,7 @@ impl PartitionArchiver {
             );
             return Err(Error::Config { reason });
         }
+        let failover = Failover::new(archive.secondary.as_ref().map(|secondary| secondary.after));
         let mut archiver = Self {
             archive,
             chain,
@@ -87,8 +109,10 @@ impl PartitionArchiver {
             head,
             next_offset: LogOffset(0),
             watermark: Watermark::new(None, settings.disorder_ms),
-            pending: Arc::default(),
+            pending: PendingRows::default(),
             pending_since: None,
+            batch: None,
+            failover,
         };
         archiver.restart_at_head();
         Ok(archiver)
@@ -116,17 +140,17 @@ impl PartitionArchiver {
 
     /// Returns how many records wait for a flush.
     pub fn rows(&self) -> usize {
-        self.pending.rows()
+        self.pending.rows() + self.batch.as_ref().map_or(0, |batch| batch.rows.rows())
     }
 
     /// Returns about how many bytes of memory the waiting records take.
     pub fn bytes(&self) -> usize {
-        self.pending.bytes()
+        self.pending.bytes() + self.batch.as_ref().map_or(0, |batch| batch.rows.bytes())
     }
 
     /// Returns when the oldest waiting record was pushed.
     pub fn pending_since(&self) -> Option<Instant> {
-        self.pending_since
+        self.batch.as_ref().and_then(|batch| batch.since).or(self.pending_since)
     }
 
     /// Checks that the log still goes on where the archive ends.
@@ -159,8 +183,7 @@ impl PartitionArchiver {
             let reason = format!("{topic} partition {partition} is full; begin a new generation");
             return Err(Error::Config { reason });
         }
-        // A flush that was abandoned midway may still read the rows: then they are copied, once.
-        let pending = Arc::make_mut(&mut self.pending);
+        let pending = &mut self.pending;
         match topic {
             Topic::AdClicks => match decode_click(bytes) {
                 Ok(click) => {
@@ -182,17 +205,18 @@ impl PartitionArchiver {
     /// Archives what waits, and returns the manifest that commits it; `None` if nothing of ours was left to commit.
     ///
     /// Where another archiver was first, its manifests are adopted and only what they leave is put. After an error
-    /// nothing is lost: the rows still wait, and the next flush puts them.
+    /// nothing is lost: the batch still waits, and the next flush goes on where this one stopped. What was pushed
+    /// meanwhile waits for the flush after it.
     ///
     /// # Errors
     /// `ObjectStore` (call again), `ArchiveDamage` if the chain is not what it must be, `Parquet`, `Arrow`.
     pub async fn flush(&mut self) -> Result<Option<StoredManifest>> {
-        while self.pending.rows() > 0 {
-            let (first, last) = (self.archived_end(), LogOffset(self.next_offset.0 - 1));
-            let files = self.put_files(first, last).await?;
+        while self.set_aside() {
+            self.put_files().await?;
             self.fail_points.pass(FailPoint::ArchiveFilesPut);
-            let path = layout::manifest_path(self.chain, first);
-            let manifest = self.manifest(first, last, files);
+            let Some(batch) = &self.batch else { break };
+            let path = layout::manifest_path(self.chain, batch.first);
+            let manifest = self.manifest(batch);
             // Rows that do not add up are a bug here; better no manifest than a false one.
             manifest.check_rows().map_err(|reason| Error::ArchiveDamage { path: path.clone(), reason })?;
             let bytes = encode_json(&path, &manifest)?;
@@ -203,8 +227,7 @@ impl PartitionArchiver {
                     self.fail_points.pass(FailPoint::ManifestPut);
                     let committed = StoredManifest { manifest, sha256: Sha256Hex::of(&bytes) };
                     self.head = Some(committed.clone());
-                    self.pending = Arc::default();
-                    self.pending_since = None;
+                    self.batch = None;
                     return Ok(Some(committed));
                 }
             }
@@ -212,55 +235,63 @@ impl PartitionArchiver {
         Ok(None)
     }
 
-    fn manifest(&self, first: LogOffset, last: LogOffset, files: Vec<FileEntry>) -> Manifest {
+    /// Makes what waits the batch, unless there is one; returns whether there is one now.
+    fn set_aside(&mut self) -> bool {
+        if self.batch.is_none() && self.pending.rows() > 0 {
+            self.batch = Some(Batch {
+                rows: Arc::new(std::mem::take(&mut self.pending)),
+                since: self.pending_since.take(),
+                first: self.archived_end(),
+                last: LogOffset(self.next_offset.0 - 1),
+                highest_time: self.watermark.highest(),
+                portions_put: 0,
+                files: Vec::new(),
+            });
+        }
+        self.batch.is_some()
+    }
+
+    fn manifest(&self, batch: &Batch) -> Manifest {
         Manifest {
             topic: self.chain.topic,
             generation: self.chain.generation,
             partition: self.chain.partition,
             partition_count: self.partition_count,
             hash_name: PARTITION_HASH_NAME.to_owned(),
-            first,
-            last,
+            first: batch.first,
+            last: batch.last,
             previous_sha256: self.head.as_ref().map(|head| head.sha256.clone()),
-            highest_time: self.watermark.highest(),
-            files,
+            highest_time: batch.highest_time,
+            files: batch.files.clone(),
         }
     }
 
-    /// Encodes and puts the data files one by one, so that at most one portion's bytes are in memory.
-    async fn put_files(&self, first: LogOffset, last: LogOffset) -> Result<Vec<FileEntry>> {
+    /// Encodes and puts the data files not yet put one by one, so that at most one portion's bytes are in memory.
+    async fn put_files(&mut self) -> Result<()> {
+        let Some(batch) = &mut self.batch else { return Ok(()) };
         let scope = FlushScope {
             chain: self.chain,
             bucket: self.archive.bucket().into(),
-            first,
-            last,
+            first: batch.first,
+            last: batch.last,
             rows_per_file_max: self.settings.rows_per_file_max.max(1),
         };
-        let mut entries = Vec::new();
-        for portion in self.pending.portions() {
-            let (pending, scope) = (Arc::clone(&self.pending), scope.clone());
-            let encoded = tokio::task::spawn_blocking(move || encode::encode(&pending, portion, &scope));
+        for portion in batch.rows.portions().into_iter().skip(batch.portions_put) {
+            let (rows, scope) = (Arc::clone(&batch.rows), scope.clone());
+            let encoded = tokio::task::spawn_blocking(move || encode::encode(&rows, portion, &scope));
             let encoded = encoded.await.map_err(|error| Error::ObjectStore {
                 action: "encode",
-                path: layout::manifest_path(self.chain, first),
+                path: layout::manifest_path(self.chain, batch.first),
                 source: error.into(),
             })?;
+            let mut files = Vec::new();
             for file in encoded? {
-                self.put_file(&file).await?;
-                entries.push(file.entry);
+                files.push(put_file(&self.archive, &mut self.failover, file).await?);
             }
+            batch.portions_put += 1;
+            batch.files.append(&mut files);
         }
-        Ok(entries)
-    }
-
-    async fn put_file(&self, file: &encode::EncodedFile) -> Result<()> {
-        match self.archive.put_if_absent(&file.entry.path, file.bytes.clone()).await? {
-            PutOutcome::Exists(stored) if stored != file.bytes => Err(Error::ArchiveDamage {
-                path: file.entry.path.clone(),
-                reason: "exists with other bytes, although its name carries its hash".to_owned(),
-            }),
-            PutOutcome::Put | PutOutcome::Exists(_) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Adopts the manifests another archiver put, and keeps of the waiting rows only what they do not cover.
@@ -274,16 +305,29 @@ impl PartitionArchiver {
             topic = %self.chain.topic, partition = %self.chain.partition, end = %newest.end(),
             "another archiver was first, going on after it"
         );
-        Arc::make_mut(&mut self.pending).drop_below(newest.end());
+        self.drop_below(newest.end());
         let behind = newest.end() > self.next_offset;
         self.head = Some(newest);
         if behind {
             self.restart_at_head();
         }
+        Ok(())
+    }
+
+    /// Forgets the waiting rows below `end`: another archiver's manifest has them.
+    fn drop_below(&mut self, end: LogOffset) {
+        if let Some(mut batch) = self.batch.take() {
+            // An encoder that was abandoned midway may still read the rows: then they are copied, once.
+            Arc::make_mut(&mut batch.rows).drop_below(end);
+            if batch.rows.rows() > 0 {
+                // Other bounds, so other names: every file is put anew.
+                self.batch = Some(Batch { first: end, portions_put: 0, files: Vec::new(), ..batch });
+            }
+        }
+        self.pending.drop_below(end);
         if self.pending.rows() == 0 {
             self.pending_since = None;
         }
-        Ok(())
     }
 
     /// Takes cursor and watermark from the newest manifest: what lies below is archived.
@@ -292,4 +336,32 @@ impl PartitionArchiver {
         self.watermark = Watermark::new(highest, self.settings.disorder_ms);
         self.next_offset = self.archived_end();
     }
+}
+
+/// Puts one data file where it can be put, and returns its entry with the bucket that took it.
+async fn put_file(
+    archive: &Archive,
+    failover: &mut Failover,
+    file: encode::EncodedFile,
+) -> Result<FileEntry> {
+    let encode::EncodedFile { mut entry, bytes } = file;
+    if failover.target(Instant::now()) == Bucket::Primary {
+        match archive.put_data(Bucket::Primary, &entry.path, &bytes).await {
+            Ok(()) => {
+                failover.taken();
+                return Ok(entry);
+            }
+            Err(error) if error.kind() == ErrorKind::Retry => {
+                if !failover.refused(Instant::now()) {
+                    return Err(error);
+                }
+                tracing::warn!(path = %entry.path, %error, bucket = archive.name_of(Bucket::Secondary),
+                    "the primary bucket goes on refusing data files, putting them into the secondary");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    archive.put_data(Bucket::Secondary, &entry.path, &bytes).await?;
+    entry.bucket = archive.name_of(Bucket::Secondary).to_owned();
+    Ok(entry)
 }

@@ -2,8 +2,10 @@
 
 mod chain;
 mod crash;
+pub(super) mod faulty;
 mod files;
 mod local;
+mod outage;
 mod records;
 mod writer;
 
