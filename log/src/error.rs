@@ -39,6 +39,20 @@ pub enum Error {
     /// A record is missing. The reader reopens the log at `expected`; it never goes on.
     #[error("hole in {topic} partition {partition}: expected offset {expected}, read {read}")]
     Hole { topic: Topic, partition: PartitionId, expected: LogOffset, read: LogOffset },
+    /// The log's cluster does not answer, or refused for now. Nothing is lost; the caller tries again.
+    #[error("the Fluvio log cannot {action} now: {source}")]
+    Unavailable {
+        action: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The partition held more records before than it does now. The operator looks; offsets must not be given twice.
+    #[error(
+        "{topic} partition {partition} held records up to offset {known} before and now ends at {end}: its topic was \
+         deleted or its server lost data; stop the node and restore the topic's data, or, if it is gone for good, start \
+         again with a new data folder and a new topic prefix"
+    )]
+    WentBackwards { topic: Topic, partition: PartitionId, known: LogOffset, end: LogOffset },
     /// The offset was trimmed away or never existed.
     #[error(
         "offset {offset} of {topic} partition {partition} is not in the log, which holds {earliest} to {end}"
@@ -51,7 +65,7 @@ pub enum Error {
         end: LogOffset,
     },
     /// Bytes in the middle of a file are wrong. The operator restores the file; nothing is skipped.
-    #[error("damage in {} at byte {at}: {reason}", path.display())]
+    #[error("damage in {} at byte {at}: {reason}; restore this file from a backup, nothing is skipped", path.display())]
     Damage { path: PathBuf, at: u64, reason: String },
     /// Another process writes here.
     #[error("{} is in use by another process; stop it first", path.display())]
@@ -76,7 +90,7 @@ pub enum Error {
     #[error("{path} exists already")]
     AlreadyExists { path: String },
     /// An object of the archive does not say what it must.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason} (restore it from a copy of the archive; nothing is skipped)")]
     ArchiveDamage { path: String, reason: String },
     /// Writing or reading Parquet failed.
     #[error("parquet: {path}")]
@@ -116,7 +130,10 @@ impl Error {
     /// Returns what the caller does about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Busy { .. } | Error::AppendUnknown { .. } | Error::ObjectStore { .. } => ErrorKind::Retry,
+            Error::Busy { .. }
+            | Error::AppendUnknown { .. }
+            | Error::Unavailable { .. }
+            | Error::ObjectStore { .. } => ErrorKind::Retry,
             Error::AlreadyExists { .. } => ErrorKind::Conflict,
             Error::Hole { .. }
             | Error::Damage { .. }
@@ -125,6 +142,7 @@ impl Error {
             | Error::Arrow(_)
             | Error::Record { .. } => ErrorKind::Damage,
             Error::Stopped
+            | Error::WentBackwards { .. }
             | Error::OutOfRange { .. }
             | Error::Locked { .. }
             | Error::Io { .. }

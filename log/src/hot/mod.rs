@@ -1,9 +1,11 @@
 //! The hot log: ordered, partitioned, durable once acknowledged.
 //!
-//! [`ClickLog`] is the contract; `embedded` keeps it with segmented files, `conformance` is the suite each backend passes.
+//! [`ClickLog`] is the contract; `embedded` keeps it with segmented files, `fluvio` with a Fluvio cluster; `conformance`
+//! is the suite each backend passes.
 
 pub mod conformance;
 pub mod embedded;
+pub mod fluvio;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,8 +46,9 @@ pub trait ClickLog: Send + Sync + 'static {
 
     /// Appends records, in the order given within each partition.
     ///
-    /// Resolves with `Ok` only when every record is durable (MUST survive power loss on the embedded backend). Records
-    /// of one call are contiguous in a partition. Not idempotent: the same call twice stores two copies.
+    /// Resolves with `Ok` only when every record is durable (MUST survive power loss on the embedded backend; on Fluvio,
+    /// what its servers promise: see `fluvio`). Records of one call are contiguous in a partition. Not idempotent: the
+    /// same call twice stores two copies.
     ///
     /// # Errors
     /// `Busy`: certainly nothing was stored. `AppendUnknown` or `Stopped`: some, all or none may be stored; the caller
@@ -70,6 +73,7 @@ pub trait ClickLog: Send + Sync + 'static {
     /// Returns the offsets the partition holds now.
     async fn bounds(&self, topic: Topic, partition: PartitionId) -> Result<OffsetBounds>;
 
-    /// Forgets whole segments whose records all lie below `before`. What is trimmed may be less than asked, never more.
+    /// Forgets whole segments whose records all lie below `before`. What is trimmed may be less than asked, never more:
+    /// nothing, where the backend keeps records by rules of its own.
     async fn trim(&self, topic: Topic, partition: PartitionId, before: LogOffset) -> Result<()>;
 }
