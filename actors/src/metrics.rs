@@ -42,6 +42,10 @@ pub const UNARCHIVED_AGE_SECONDS: &str = "twice_archiver_unarchived_age_seconds"
 pub const MANIFESTS_TOTAL: &str = "twice_archiver_manifests_total";
 /// Rows archived.
 pub const ARCHIVED_ROWS_TOTAL: &str = "twice_archiver_rows_total";
+/// 1 while archiving fails, 0 while it works. Labels `topic`, `partition`.
+pub const ARCHIVE_FAILING: &str = "twice_archiver_failing";
+/// Data files that went to the secondary bucket.
+pub const SECONDARY_FILES_TOTAL: &str = "twice_archiver_secondary_files_total";
 /// Archive writes that failed and are tried again.
 pub const ARCHIVE_FAILURES_TOTAL: &str = "twice_archiver_failures_total";
 
@@ -67,5 +71,7 @@ pub fn describe() {
     describe_gauge!(UNARCHIVED_AGE_SECONDS, Unit::Seconds, "Age of the oldest record not archived yet");
     describe_counter!(MANIFESTS_TOTAL, Unit::Count, "Manifests put");
     describe_counter!(ARCHIVED_ROWS_TOTAL, Unit::Count, "Rows archived");
+    describe_gauge!(ARCHIVE_FAILING, Unit::Count, "1 while archiving fails");
+    describe_counter!(SECONDARY_FILES_TOTAL, Unit::Count, "Data files put into the secondary bucket");
     describe_counter!(ARCHIVE_FAILURES_TOTAL, Unit::Count, "Archive writes that failed and are tried again");
 }

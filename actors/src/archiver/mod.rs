@@ -85,16 +85,20 @@ impl Archiving {
         config.validate()?;
         let arbiter =
             Arbiter::try_new().map_err(|source| Error::Thread { what: "the archiver's thread", source })?;
-        let mut archivers = Vec::new();
-        for topic in Topic::ALL {
-            for partition in (0..parts.log.partitions()).map(PartitionId) {
-                let (worker, status) = Worker::new(&parts, &config, topic, partition);
-                let worker = worker.opened().await?;
-                let address =
-                    ArchiverActor::start_in_arbiter(&arbiter.handle(), move |_| ArchiverActor::new(worker));
-                archivers.push(Archiver { topic, partition, address, status });
-            }
-        }
+        let partitions = parts.log.partitions();
+        let chains =
+            Topic::ALL.into_iter().flat_map(|topic| (0..partitions).map(move |each| (topic, PartitionId(each))));
+        // Side by side: a store that does not answer is waited for once, not once a partition.
+        let opened = chains.map(|(topic, partition)| {
+            let (worker, status) = Worker::new(&parts, &config, topic, partition);
+            async move { Ok::<_, Error>((topic, partition, worker.opened().await?, status)) }
+        });
+        let start = |(topic, partition, worker, status)| {
+            let address =
+                ArchiverActor::start_in_arbiter(&arbiter.handle(), move |_| ArchiverActor::new(worker));
+            Archiver { topic, partition, address, status }
+        };
+        let archivers = try_join_all(opened).await?.into_iter().map(start).collect();
         Ok(Self { shared: Arc::new(Shared { archivers, arbiter: Mutex::new(Some(arbiter)) }) })
     }
 

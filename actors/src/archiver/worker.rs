@@ -23,6 +23,9 @@ use crate::metrics as names;
 /// How often status and metrics are brought up to date while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a failure that goes on is warned of.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
 type Records = Vec<(LogOffset, Bytes)>;
 
 /// Someone who waits for manifests up to an offset.
@@ -42,6 +45,17 @@ pub(super) struct Worker {
     backoff: Backoff,
     waiting: Vec<FlushRequest>,
     opened: Option<PartitionArchiver>,
+    /// `None` while all is well.
+    outage: Option<Outage>,
+}
+
+/// A row of failures without a success between them.
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    failures: u64,
+    kind: ErrorKind,
+    warned: Option<Instant>,
 }
 
 /// Records read ahead by one batch; dropped and begun anew when the cursor moves.
@@ -88,6 +102,7 @@ impl Worker {
             backoff: Backoff::new(config.retry_pause_ms, config.retry_pause_ms_max),
             waiting: Vec::new(),
             opened: None,
+            outage: None,
         };
         (worker, status)
     }
@@ -100,7 +115,7 @@ impl Worker {
                 self.opened = Some(archiver);
             }
             Err(error @ Error::Log(twice_log::Error::Config { .. })) => return Err(error),
-            Err(error) => self.failed(&error),
+            Err(error) => self.failed(&error), // the run opens it
         }
         Ok(self)
     }
@@ -260,9 +275,12 @@ impl Worker {
 
     fn flushed(&mut self, manifest: Option<twice_log::archive::Manifest>) {
         self.backoff.succeeded();
-        self.report(|status| status.last_error = None);
+        self.works();
         if let Some(manifest) = manifest {
             let rows = manifest.last.0 - manifest.first.0 + 1;
+            let primary = self.parts.archive.bucket();
+            let elsewhere = manifest.files.iter().filter(|file| file.bucket != primary).count();
+            metrics::counter!(names::SECONDARY_FILES_TOTAL).increment(elsewhere as u64);
             metrics::counter!(names::MANIFESTS_TOTAL).increment(1);
             metrics::counter!(names::ARCHIVED_ROWS_TOTAL).increment(u64::try_from(rows).unwrap_or(0));
             tracing::info!(topic = %self.topic, partition = %self.partition, first = %manifest.first,
@@ -270,23 +288,53 @@ impl Worker {
         }
     }
 
-    fn failed(&self, error: &Error) {
+    /// Notes that nothing is left to be tried again.
+    fn works(&mut self) {
+        self.report(|status| status.last_error = None);
+        metrics::gauge!(names::ARCHIVE_FAILING, &self.labels()).set(0.0);
+        if let Some(outage) = self.outage.take() {
+            tracing::info!(topic = %self.topic, partition = %self.partition, failures = outage.failures,
+                seconds = outage.since.elapsed().as_secs(), "archiving works again");
+        }
+    }
+
+    /// Notes a failure. The first of an outage is a warning, and then one every while: the gauge says that it goes on.
+    fn failed(&mut self, error: &Error) {
         let text = error.with_causes();
-        tracing::warn!(topic = %self.topic, partition = %self.partition, error = %text, "archiving failed, trying again");
+        let now = Instant::now();
+        let outage =
+            self.outage.get_or_insert(Outage { since: now, failures: 0, kind: error.kind(), warned: None });
+        outage.failures += 1;
+        let is_other = outage.kind != error.kind();
+        outage.kind = error.kind();
+        if is_other || outage.warned.is_none_or(|warned| now - warned >= WARNING_INTERVAL) {
+            outage.warned = Some(now);
+            let seconds = outage.since.elapsed().as_secs();
+            tracing::warn!(topic = %self.topic, partition = %self.partition, failures = outage.failures, seconds,
+                error = %text, "archiving fails, trying again until it works");
+        }
         metrics::counter!(names::ARCHIVE_FAILURES_TOTAL).increment(1);
+        metrics::gauge!(names::ARCHIVE_FAILING, &self.labels()).set(1.0);
         self.report(|status| status.last_error = Some(text));
     }
 
-    async fn look(&self, archiver: &PartitionArchiver) {
+    fn labels(&self) -> [(&'static str, String); 2] {
+        [("topic", self.topic.name().to_owned()), ("partition", self.partition.to_string())]
+    }
+
+    async fn look(&mut self, archiver: &PartitionArchiver) {
         let bounds = self.parts.log.bounds(self.topic, self.partition).await;
         let archived_end = archiver.archived_end();
         let log_end = bounds.map_or(archiver.next_offset(), |bounds| bounds.end);
+        if self.outage.is_some() && archived_end == log_end {
+            self.works(); // opening failed, and there was nothing to put
+        }
         self.report(|status| {
             status.archived_end = archived_end;
             status.log_end = log_end;
             status.gathered_rows = archiver.rows() as u64;
         });
-        let labels = [("topic", self.topic.name().to_owned()), ("partition", self.partition.to_string())];
+        let labels = self.labels();
         metrics::gauge!(names::UNARCHIVED_RECORDS, &labels).set((log_end.0 - archived_end.0) as f64);
         let age = archiver.pending_since().map_or(0.0, |since| since.elapsed().as_secs_f64());
         metrics::gauge!(names::UNARCHIVED_AGE_SECONDS, &labels).set(age);

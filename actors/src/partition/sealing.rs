@@ -4,6 +4,7 @@
 //! put into the archive -> answered (G-3). A failed look-up or put is tried again for as long as the run lives.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use twice_log::archive::{Seal, StoredSeal};
@@ -107,6 +108,7 @@ impl SealRequests {
 
 /// Looks an hour up in the archive, until that answers or the run ends.
 pub(super) async fn look_up(setup: PartitionSetup, hour: Hour, notices: mpsc::UnboundedSender<SealNotice>) {
+    let mut failures: u32 = 0;
     while !notices.is_closed() {
         let generation = setup.parts.log.generation();
         match setup.parts.seals.seal(hour, generation, setup.partition).await {
@@ -115,8 +117,11 @@ pub(super) async fn look_up(setup: PartitionSetup, hour: Hour, notices: mpsc::Un
                 return;
             }
             Err(error) => {
-                tracing::warn!(partition = %setup.partition, %hour, %error, "archive not read, trying again");
-                tokio::time::sleep(setup.retry_pause()).await;
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!(partition = %setup.partition, %hour, %error, failures, "archive not read, trying again");
+                }
+                tokio::time::sleep(pause_after(setup.retry_pause(), failures)).await;
             }
         }
     }
@@ -124,6 +129,7 @@ pub(super) async fn look_up(setup: PartitionSetup, hour: Hour, notices: mpsc::Un
 
 /// Puts a committed seal into the archive, until it stands there or the run ends.
 pub(super) async fn put(setup: PartitionSetup, seal: Seal, notices: mpsc::UnboundedSender<SealNotice>) {
+    let mut failures: u32 = 0;
     while !notices.is_closed() {
         setup.parts.fail_points.pass(FailPoint::SealBeforePut);
         match setup.parts.seals.put_seal(&seal).await {
@@ -133,10 +139,18 @@ pub(super) async fn put(setup: PartitionSetup, seal: Seal, notices: mpsc::Unboun
                 return;
             }
             Err(error) => {
-                tracing::warn!(partition = %setup.partition, hour = %seal.hour, %error,
-                    "seal not put into the archive, trying again");
-                tokio::time::sleep(setup.retry_pause()).await;
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!(partition = %setup.partition, hour = %seal.hour, %error, failures,
+                        "seal not put into the archive, trying again");
+                }
+                tokio::time::sleep(pause_after(setup.retry_pause(), failures)).await;
             }
         }
     }
+}
+
+/// Returns the pause after that many failures in a row: doubling, up to 32 times the first.
+fn pause_after(first: Duration, failures: u32) -> Duration {
+    first * (1 << failures.saturating_sub(1).min(5))
 }

@@ -100,7 +100,8 @@ impl Queue {
 pub struct Failures(BTreeMap<Hour, HourFailure>);
 
 impl Failures {
-    /// Records a failed attempt; after `attempts_max` of them the hour waits for a request or a restart.
+    /// Records a failed attempt; after `attempts_max` of them the hour waits for a request or a restart. An archive that
+    /// does not answer, or is behind, is waited for without end: its outage is no fault of the hour's.
     pub fn failed(
         &mut self,
         hour: Hour,
@@ -111,7 +112,11 @@ impl Failures {
     ) {
         let attempts = self.0.get(&hour).map_or(0, |failure| failure.attempts).saturating_add(1);
         let doubled = backoff_ms_min.saturating_mul(1_i64 << (attempts - 1).min(32)).min(BACKOFF_MS_MAX);
-        let next_attempt_at = (attempts < attempts_max).then(|| now.plus_ms(doubled));
+        let is_outage = match error {
+            Error::Log(error) => error.kind() == twice_log::ErrorKind::Retry,
+            error => matches!(error, Error::Archive { .. } | Error::ArchiveBehind { .. }),
+        };
+        let next_attempt_at = (is_outage || attempts < attempts_max).then(|| now.plus_ms(doubled));
         let failure = HourFailure { hour, attempts, last_error: describe(error), next_attempt_at };
         self.0.insert(hour, failure);
     }
@@ -150,6 +155,17 @@ mod tests {
         queue.push(hour(2), Trigger::Request, None);
         queue.push(hour(9), Trigger::Schedule, None);
         assert_eq!(queue.hours(), [hour(9), hour(2), hour(1), hour(3)]);
+    }
+
+    #[test]
+    fn an_outage_of_the_archive_never_uses_up_the_attempts() {
+        let mut failures = Failures::default();
+        let error = || {
+            let source = object_store::Error::Generic { store: "S3", source: "down".into() };
+            Error::Archive { action: "get", path: "seals".to_owned(), source }
+        };
+        (0..20).for_each(|_| failures.failed(hour(1), &error(), UtcMillis::clamped(0), 2_000, 4));
+        assert!(failures.list()[0].next_attempt_at.is_some());
     }
 
     #[test]
