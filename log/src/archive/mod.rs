@@ -1,14 +1,11 @@
 //! The archive: immutable Parquet files, the manifests that commit them, seals and run records.
 //!
 //! Layout below the root: `clicks/…`, `verdicts/…` and `quarantine/…` hold Parquet, `manifests/…` commit it,
-//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote. The root is a
-//! local directory or a bucket of S3 (`s3`).
+//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote.
 
 mod chain;
 mod columns;
-mod data;
 mod encode;
-mod failover;
 mod index;
 pub mod layout;
 mod local;
@@ -17,14 +14,12 @@ mod reader;
 mod records;
 mod rows;
 mod run;
-pub mod s3;
 mod seal;
 mod store;
 mod writer;
 
 pub use chain::OFFSET_END_MAX;
-pub use columns::{clicks_schema, quarantine_schema, verdicts_schema};
-pub use data::Bucket;
+pub use columns::{Absent, Layout, clicks_schema, quarantine_schema, verdicts_schema};
 pub use index::ManifestIndex;
 pub use layout::ChainKey;
 pub use local::DurableLocal;

@@ -6,16 +6,16 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BinaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    Array, AsArray, BinaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, RecordBatch,
+    RecordBatchReader, StringArray, TimestampMillisecondArray,
 };
-use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMillisecondType};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::columns::{clicks_schema, quarantine_schema, verdicts_schema};
+use super::columns::Layout;
 use super::rows::QuarantineRow;
-use super::{Archive, FileEntry, FileKind};
+use super::{Archive, FileEntry};
 use crate::error::{Error, Result};
 use crate::event::{
     CampaignId, Click, ClickCopy, ClickId, Generation, LogOffset, PartitionId, Position, Sha256Hex,
@@ -32,7 +32,7 @@ impl Archive {
     pub async fn read_bytes(&self, entry: &FileEntry) -> Result<Bytes> {
         let damage =
             |reason: &str| Error::ArchiveDamage { path: entry.path.clone(), reason: reason.to_owned() };
-        let bytes = self.get_data(entry).await?.ok_or_else(|| damage(&self.missing_reason(entry)))?;
+        let bytes = self.get(&entry.path).await?.ok_or_else(|| damage("is missing"))?;
         if bytes.len() as u64 != entry.bytes || Sha256Hex::of(&bytes) != entry.sha256 {
             return Err(damage("is not the file its manifest committed: length or SHA-256 differ"));
         }
@@ -110,39 +110,24 @@ impl Archive {
     }
 }
 
-/// Decodes a file and checks its columns and its count of rows. Synchronous: call it off the executor.
+/// Decodes a file of any layout into the newest one, and checks its count of rows. Synchronous: call it off the executor.
 fn decode_batches(entry: &FileEntry, bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let failed = |source| Error::Parquet { path: entry.path.clone(), source };
     let damage = |reason: String| Error::ArchiveDamage { path: entry.path.clone(), reason };
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(failed)?;
-    check_columns(&schema_of(entry.kind), builder.schema()).map_err(damage)?;
     let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(failed)?;
-    let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
+    let layout = Layout::of(entry.kind);
+    // An empty file has no batch to check: its columns are checked all the same.
+    layout.adapt(&RecordBatch::new_empty(reader.schema())).map_err(damage)?;
+    let mut batches = Vec::new();
+    for batch in reader {
+        batches.push(layout.adapt(&batch?).map_err(damage)?);
+    }
     let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
     if rows != entry.rows {
         return Err(damage(format!("holds {rows} rows, its manifest says {}", entry.rows)));
     }
     Ok(batches)
-}
-
-fn schema_of(kind: FileKind) -> SchemaRef {
-    match kind {
-        FileKind::Clicks => clicks_schema(),
-        FileKind::Verdicts => verdicts_schema(),
-        FileKind::Quarantine => quarantine_schema(),
-    }
-}
-
-/// Checks that every column we know is there with its type; columns added later are no fault.
-fn check_columns(expected: &SchemaRef, found: &SchemaRef) -> std::result::Result<(), String> {
-    for field in expected.fields() {
-        let data_type: Option<&DataType> =
-            found.field_with_name(field.name()).ok().map(|field| field.data_type());
-        if data_type != Some(field.data_type()) {
-            return Err(format!("column {} is {data_type:?}, not {}", field.name(), field.data_type()));
-        }
-    }
-    Ok(())
 }
 
 /// One batch whose columns were checked against the schema of its kind.

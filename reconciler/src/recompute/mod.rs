@@ -8,6 +8,7 @@
 
 pub mod child;
 mod engine;
+mod layouts;
 mod memory;
 mod process;
 pub(crate) mod relations;

@@ -16,20 +16,24 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use twice_log::archive::FileEntry;
+use twice_log::archive::{FileEntry, Layout};
+
+use super::layouts::FileLayouts;
 
 /// Parquet files of one schema, by path and size.
 #[derive(Debug)]
 pub struct FilesTable {
     url: ObjectStoreUrl,
     schema: SchemaRef,
+    layout: Layout,
     files: Vec<FileEntry>,
 }
 
 impl FilesTable {
-    /// Reads `files` from the store registered under `url`; columns a file lacks read as null.
-    pub fn new(url: ObjectStoreUrl, schema: SchemaRef, files: Vec<FileEntry>) -> Self {
-        Self { url, schema, files }
+    /// Reads `files` from the store registered under `url` in the columns of `schema`; what a file of an older layout
+    /// lacks reads as `layout` says.
+    pub fn new(url: ObjectStoreUrl, schema: SchemaRef, layout: Layout, files: Vec<FileEntry>) -> Self {
+        Self { url, schema, layout, files }
     }
 
     /// Spreads the files over `groups` lists by size, so that threads end together.
@@ -83,6 +87,7 @@ impl TableProvider for FilesTable {
             .with_file_groups(self.groups(state.config().target_partitions()))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
+            .with_expr_adapter(Some(Arc::new(FileLayouts(self.layout.clone()))))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }

@@ -13,7 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use twice_log::Topic;
-use twice_log::archive::Archive;
+use twice_log::archive::{Archive, FileKind, Layout};
 
 use super::memory::FOOTER_CACHE_BYTES;
 use super::relations::{Files, Relations, engine_schema};
@@ -95,7 +95,8 @@ impl Engine {
         slice: &Slice,
     ) -> Result<DataFrame> {
         let table = |files: &[twice_log::archive::FileEntry]| {
-            let table = FilesTable::new(self.url.clone(), engine_schema(topic), files.to_vec());
+            let layout = Layout::of(kind_of(topic));
+            let table = FilesTable::new(self.url.clone(), engine_schema(topic), layout, files.to_vec());
             context.read_table(Arc::new(table))
         };
         let mut rows = table(&files.below).map_err(Error::engine("open files"))?;
@@ -108,6 +109,13 @@ impl Engine {
             Some(filter) => rows.filter(filter).map_err(Error::engine("cut a slice")),
             None => Ok(rows),
         }
+    }
+}
+
+fn kind_of(topic: Topic) -> FileKind {
+    match topic {
+        Topic::AdClicks => FileKind::Clicks,
+        Topic::FraudVerdicts => FileKind::Verdicts,
     }
 }
 
