@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line program speaks on both
 
+mod archive;
 mod cli;
 mod housekeeping;
 mod node;

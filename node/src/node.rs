@@ -13,16 +13,18 @@ use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_actors::{ArchiverConfig, Archiving, ArchivingParts, StreamConfig, StreamParts, StreamPath};
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
+use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::{Clock, WallClock};
-use twice_reconciler::recompute::{ArchiveLocation, ProcessRecompute};
+use twice_reconciler::recompute::ProcessRecompute;
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{SledWindows, SqliteStore, WindowStore};
 
+use crate::archive;
 use crate::housekeeping::Housekeeping;
 use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
 
@@ -36,6 +38,7 @@ pub struct NodeConfig {
     pub log: EmbeddedConfig,
     pub stream: StreamConfig,
     pub archiver: ArchiverConfig,
+    pub s3: S3Config,
     pub reconciler: ReconcilerConfig,
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
@@ -74,7 +77,7 @@ impl Node {
             config.fail_points.clone(),
         )?;
         let log = Arc::new(log);
-        let archive = Archive::open_local(fs, &folder.join("archive"))?;
+        let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
         let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
         let windows_folder = folder.join("sled/windows");
         let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
@@ -86,7 +89,7 @@ impl Node {
             clock: clock.clone(),
             log: click_log.clone(),
             archive,
-            archive_location: ArchiveLocation::Local { root: folder.join("archive") },
+            archive_location,
             billing: store.clone(),
             campaigns: store.clone(),
             imports: store.clone(),

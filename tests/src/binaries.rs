@@ -64,22 +64,34 @@ fn clean(program: &Path) -> Command {
 }
 
 fn build() -> Result<Binaries> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = std::env::var("TWICE_TEST_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+    let messages = cargo_build(&["--profile", &profile, "-p", "twice", "-p", "twice-loadgen"])?;
+    Ok(Binaries { twice: executable(&messages, "twice")?, loadgen: executable(&messages, "twice-loadgen")? })
+}
+
+/// Builds the program `name` of another workspace, and returns its path.
+pub(crate) fn build_other(manifest: &Path, name: &str) -> Result<PathBuf> {
+    let manifest = manifest.to_str().context("the path of the checkout is no text")?;
+    executable(&cargo_build(&["--manifest-path", manifest])?, name)
+}
+
+/// Runs `cargo build` and returns its messages, one JSON object a line.
+fn cargo_build(arguments: &[&str]) -> Result<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace_root())
-        .args(["build", "--message-format=json-render-diagnostics", "--profile", &profile])
-        .args(["-p", "twice", "-p", "twice-loadgen"])
+        .args(["build", "--message-format=json-render-diagnostics"])
+        .args(arguments)
         .output()
         .context("run cargo")?;
     if !output.status.success() {
         bail!("cargo build: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
-    let executable = |name: &str| {
-        executable_in(&messages, name).with_context(|| format!("cargo named no executable of {name}"))
-    };
-    Ok(Binaries { twice: executable("twice")?, loadgen: executable("twice-loadgen")? })
+    String::from_utf8(output.stdout).context("cargo's messages")
+}
+
+fn executable(messages: &str, name: &str) -> Result<PathBuf> {
+    executable_in(messages, name).with_context(|| format!("cargo named no executable of {name}"))
 }
 
 fn executable_in(messages: &str, name: &str) -> Option<PathBuf> {

@@ -14,6 +14,7 @@ mod node;
 mod oracle;
 mod ports;
 mod random;
+mod s3;
 mod serial;
 
 pub use binaries::{Binaries, workspace_root};
@@ -24,4 +25,5 @@ pub use load::{Load, LoadShape};
 pub use node::{Node, NodeOptions};
 pub use oracle::{Oracle, python};
 pub use random::Random;
+pub use s3::{S3Fault, S3Server, S3Write};
 pub use serial::one_at_a_time;

@@ -25,6 +25,8 @@ pub struct NodeOptions {
     pub arguments: Vec<String>,
     /// TOML settings, written to a file and passed by `--config`.
     pub settings: Option<String>,
+    /// Variables of the process, beside those of the test's own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl NodeOptions {
@@ -108,6 +110,7 @@ impl Node {
             command.arg("--config").arg(self.root.join("twice.toml"));
         }
         command.args(&self.options.arguments);
+        command.envs(self.options.environment.iter().cloned());
         if let Some(fail_point) = fail_point {
             command.env("TWICE_FAIL_POINT", fail_point);
         }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use twice_actors::{ArchiverConfig, StreamConfig};
 use twice_api::ApiConfig;
 use twice_log::archive::CountingSettings;
+use twice_log::archive::s3::S3Config;
 use twice_log::fail::FailPoints;
 use twice_log::hot::embedded::EmbeddedConfig;
 use twice_reconciler::ReconcilerConfig;
@@ -39,7 +40,7 @@ pub struct Up {
     #[arg(long, value_enum, default_value = "human")]
     log_format: LogFormat,
     /// Which log lines are written, in the syntax of RUST_LOG
-    #[arg(long, default_value = "info,actix_server=warn", value_name = "FILTER")]
+    #[arg(long, default_value = "info,actix_server=warn,object_store=warn", value_name = "FILTER")]
     log_filter: String,
     /// Page cache of the real-time window store, bytes
     #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]
@@ -55,6 +56,8 @@ pub struct Up {
     stream: StreamConfig,
     #[command(flatten, next_help_heading = "Archiver")]
     archiver: ArchiverConfig,
+    #[command(flatten, next_help_heading = "Archive on S3")]
+    s3: S3Config,
     #[command(flatten, next_help_heading = "Reconciler")]
     reconciler: ReconcilerConfig,
     #[command(flatten, next_help_heading = "HTTP")]
@@ -107,6 +110,7 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         log: arguments.log,
         stream: arguments.stream,
         archiver: arguments.archiver,
+        s3: arguments.s3,
         reconciler,
         api: arguments.api,
         windows_cache_bytes: arguments.windows_cache_bytes,

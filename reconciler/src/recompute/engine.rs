@@ -323,7 +323,8 @@ async fn verify_file(archive: &Archive, file: &FileEntry) -> Result<()> {
     let failed = |source| Error::Archive { action: "get", path: file.path.clone(), source };
     let damage = |reason: String| Error::ArchiveDamage { path: file.path.clone(), reason };
     let path = object_store::path::Path::parse(&file.path).map_err(|error| damage(error.to_string()))?;
-    let found = object_store::ObjectStoreExt::get(archive.store().as_ref(), &path).await.map_err(failed)?;
+    let store = archive.store_of(archive.bucket_of(file));
+    let found = object_store::ObjectStoreExt::get(store.as_ref(), &path).await.map_err(failed)?;
     let mut stream = found.into_stream();
     let mut hasher = Sha256::new();
     while let Some(bytes) = stream.next().await {

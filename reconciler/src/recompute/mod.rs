@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use twice_log::CampaignId;
+use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, CountingSettings};
 use twice_log::event::Sha256Hex;
 use twice_store::{BillingCounts, Divergence};
@@ -64,6 +65,8 @@ pub struct ResourceLimits {
 pub enum ArchiveLocation {
     /// A local directory.
     Local { root: PathBuf },
+    /// Buckets of S3. Credentials are not among the settings: the child finds them where its parent did.
+    S3 { config: Box<S3Config> },
 }
 
 impl ArchiveLocation {
@@ -74,6 +77,7 @@ impl ArchiveLocation {
     pub fn open(&self) -> Result<Archive> {
         match self {
             ArchiveLocation::Local { root } => Ok(Archive::read_local(root)?),
+            ArchiveLocation::S3 { config } => Ok(config.open_for_reading()?),
         }
     }
 }

@@ -13,7 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use twice_log::Topic;
-use twice_log::archive::{Archive, FileKind, Layout};
+use twice_log::archive::{Archive, Bucket, FileEntry, FileKind, Layout};
 
 use super::memory::FOOTER_CACHE_BYTES;
 use super::relations::{Files, Relations, engine_schema};
@@ -23,15 +23,16 @@ use super::slices::Slice;
 use super::split::in_part;
 use crate::error::{Error, Result};
 
-/// Address under which the engine knows the archive's store.
-const ARCHIVE_URL: &str = "archive://root/";
+/// Addresses under which the engine knows the archive's buckets.
+const PRIMARY_URL: &str = "archive://root/";
+const SECONDARY_URL: &str = "archive://secondary/";
 
 /// The engine: one memory pool and one spill folder for every slice.
 #[derive(Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     streams: usize,
-    url: ObjectStoreUrl,
+    archive: Archive,
 }
 
 impl Engine {
@@ -40,7 +41,6 @@ impl Engine {
     /// # Errors
     /// `Engine` if the spill folder cannot be made.
     pub fn new(archive: &Archive, spill_dir: &Path, pool_bytes: u64, streams: usize) -> Result<Self> {
-        let url = ObjectStoreUrl::parse(ARCHIVE_URL).map_err(Error::engine("name the archive"))?;
         let memory = usize::try_from(pool_bytes).unwrap_or(usize::MAX);
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_path_buf()]));
@@ -50,8 +50,10 @@ impl Engine {
             .with_metadata_cache_limit(FOOTER_CACHE_BYTES)
             .build_arc()
             .map_err(Error::engine("set up memory and spill folder"))?;
-        runtime.register_object_store(url.as_ref(), Arc::clone(archive.store()));
-        Ok(Self { runtime, streams: streams.max(1), url })
+        for bucket in [Bucket::Primary, Bucket::Secondary] {
+            runtime.register_object_store(url_of(bucket)?.as_ref(), Arc::clone(archive.store_of(bucket)));
+        }
+        Ok(Self { runtime, streams: streams.max(1), archive: archive.clone() })
     }
 
     /// Opens a session in which the relations hold one slice.
@@ -94,15 +96,10 @@ impl Engine {
         exist: &Expr,
         slice: &Slice,
     ) -> Result<DataFrame> {
-        let table = |files: &[twice_log::archive::FileEntry]| {
-            let layout = Layout::of(kind_of(topic));
-            let table = FilesTable::new(self.url.clone(), engine_schema(topic), layout, files.to_vec());
-            context.read_table(Arc::new(table))
-        };
-        let mut rows = table(&files.below).map_err(Error::engine("open files"))?;
+        let mut rows = self.table(context, topic, &files.below)?;
         if !files.cut.is_empty() {
             // Only files that reach over the cutoff pay for the comparison.
-            let cut = table(&files.cut).and_then(|cut| cut.filter(exist.clone()));
+            let cut = self.table(context, topic, &files.cut)?.filter(exist.clone());
             rows = cut.and_then(|cut| rows.union(cut)).map_err(Error::engine("open files"))?;
         }
         match slice_filter(slice) {
@@ -110,6 +107,30 @@ impl Engine {
             None => Ok(rows),
         }
     }
+
+    /// Returns the rows of `files`, each from the bucket its manifest names.
+    fn table(&self, context: &SessionContext, topic: Topic, files: &[FileEntry]) -> Result<DataFrame> {
+        let table = |bucket: Bucket, files: Vec<FileEntry>| {
+            let layout = Layout::of(kind_of(topic));
+            let table = FilesTable::new(url_of(bucket)?, engine_schema(topic), layout, files);
+            context.read_table(Arc::new(table)).map_err(Error::engine("open files"))
+        };
+        let (primary, secondary): (Vec<_>, Vec<_>) =
+            files.iter().cloned().partition(|file| self.archive.bucket_of(file) == Bucket::Primary);
+        let rows = table(Bucket::Primary, primary)?;
+        if secondary.is_empty() {
+            return Ok(rows);
+        }
+        rows.union(table(Bucket::Secondary, secondary)?).map_err(Error::engine("open files"))
+    }
+}
+
+fn url_of(bucket: Bucket) -> Result<ObjectStoreUrl> {
+    let url = match bucket {
+        Bucket::Primary => PRIMARY_URL,
+        Bucket::Secondary => SECONDARY_URL,
+    };
+    ObjectStoreUrl::parse(url).map_err(Error::engine("name the archive"))
 }
 
 fn kind_of(topic: Topic) -> FileKind {

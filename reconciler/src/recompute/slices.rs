@@ -5,11 +5,12 @@
 //! change a count.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
@@ -133,7 +134,7 @@ fn rates_extent(rates: &[Rate]) -> Extent {
 async fn extents(archive: &Archive, file: &FileEntry) -> Result<Vec<Extent>> {
     let path = Path::parse(&file.path)
         .map_err(|error| Error::ArchiveDamage { path: file.path.clone(), reason: error.to_string() })?;
-    let footer = Footer { archive, path };
+    let footer = Footer { store: archive.store_of(archive.bucket_of(file)), path };
     let metadata = ParquetMetaDataReader::new()
         .load_and_finish(footer, file.bytes)
         .await
@@ -143,13 +144,13 @@ async fn extents(archive: &Archive, file: &FileEntry) -> Result<Vec<Extent>> {
 
 /// Reads ranges of one file for the footer's decoder.
 struct Footer<'a> {
-    archive: &'a Archive,
+    store: &'a Arc<dyn ObjectStore>,
     path: Path,
 }
 
 impl MetadataFetch for Footer<'_> {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        let bytes = self.archive.store().get_range(&self.path, range);
+        let bytes = self.store.get_range(&self.path, range);
         bytes.map(|read| read.map_err(|error| ParquetError::External(Box::new(error)))).boxed()
     }
 }
