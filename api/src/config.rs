@@ -40,6 +40,14 @@ pub struct ApiConfig {
     /// Questions about clicks answered at once, 1 to 10 000; more are answered 503. Default 64.
     #[arg(long, default_value_t = ApiConfig::default().queries_in_flight_max)]
     pub queries_in_flight_max: u32,
+    /// Most billed hours one question reads aggregates of (minutes, ads, unique users), 24 to 10 000; the newest are read,
+    /// and the answer says so. More hours mean more reads of the archive. Default 768, which is 32 days.
+    #[arg(long, default_value_t = ApiConfig::default().query_aggregate_hours_max)]
+    pub query_aggregate_hours_max: u32,
+    /// Memory for aggregates that were read, 1 MiB to 64 GiB. A campaign's day takes about 100 bytes an ad and minute, up
+    /// to 4 KiB where its users are many. Default 64 MiB.
+    #[arg(long, default_value_t = ApiConfig::default().query_cache_bytes_max)]
+    pub query_cache_bytes_max: u64,
     /// Seconds named in `Retry-After` of a 503. Default 1.
     #[arg(long, default_value_t = ApiConfig::default().retry_after_s)]
     pub retry_after_s: u32,
@@ -62,6 +70,8 @@ impl Default for ApiConfig {
             import_hours_max: 10_000,
             query_rows_max: 1_500,
             queries_in_flight_max: 64,
+            query_aggregate_hours_max: 768,
+            query_cache_bytes_max: 64 << 20,
             retry_after_s: 1,
             shutdown_timeout_s: 30,
         }
@@ -85,6 +95,9 @@ impl ApiConfig {
         within("import_hours_max", self.import_hours_max.into(), 1, 100_000)?;
         within("query_rows_max", self.query_rows_max.into(), 1, 100_000)?;
         within("queries_in_flight_max", self.queries_in_flight_max.into(), 1, 10_000)?;
+        within("query_aggregate_hours_max", self.query_aggregate_hours_max.into(), 24, 10_000)?;
+        let cache_bytes = i64::try_from(self.query_cache_bytes_max).unwrap_or(i64::MAX);
+        within("query_cache_bytes_max", cache_bytes, 1 << 20, 64 << 30)?;
         within("retry_after_s", self.retry_after_s.into(), 0, 3_600)?;
         within("shutdown_timeout_s", self.shutdown_timeout_s.into(), 0, 3_600)
     }

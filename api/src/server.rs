@@ -13,6 +13,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::{HttpServer, web};
 use twice_log::Clock;
 use twice_log::hot::ClickLog;
+use twice_store::aggregates::AggregateReader;
 use twice_store::billing::BillingStore;
 use twice_store::campaigns::CampaignStore;
 use twice_store::imports::ImportStore;
@@ -34,6 +35,7 @@ pub struct ApiDeps {
     pub log: Arc<dyn ClickLog>,
     pub windows: Arc<dyn WindowStore>,
     pub billing: Arc<dyn BillingStore>,
+    pub aggregates: Arc<dyn AggregateReader>,
     pub campaigns: Arc<dyn CampaignStore>,
     pub imports: Arc<dyn ImportStore>,
     pub clock: Arc<dyn Clock>,

@@ -35,6 +35,8 @@ fail_points! {
     SealBeforePut = "seal-before-put": "A seal is committed in the checkpoint and not in the archive.",
     SealPut = "seal-put": "A seal is in the archive and the reconciler was not told.",
     RunInputsPut = "run-inputs-put": "Run inputs are put, no work is done.",
+    AggregateFilesPut = "aggregate-files-put": "Files of aggregates are put, their list is not.",
+    AggregatesPut = "aggregates-put": "The list of a run's aggregates is put, nothing is committed.",
     RunBeforeCommit = "run-before-commit": "Rows are computed, the transaction is not begun.",
     RunAfterCommit = "run-after-commit": "The transaction is committed, the result is not put.",
     RunResultPut = "run-result-put": "The result is put and nobody was told.",

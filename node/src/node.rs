@@ -22,7 +22,7 @@ use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::{Clock, WallClock};
 use twice_reconciler::recompute::ProcessRecompute;
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
-use twice_store::{SledWindows, SqliteStore, WindowStore};
+use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
 
 use crate::archive;
 use crate::housekeeping::Housekeeping;
@@ -85,6 +85,7 @@ impl Node {
         let (stream, archiving) =
             start_readers(&config, click_log.clone(), windows.clone(), archive.clone(), clock.clone())
                 .await?;
+        let aggregates = Arc::new(ArchiveAggregates::new(archive.clone(), config.api.query_cache_bytes_max));
         let deps = ReconcilerDeps {
             clock: clock.clone(),
             log: click_log.clone(),
@@ -125,7 +126,7 @@ impl Node {
             _lock: lock,
         };
         let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
-        let deps = node.api_deps(status, clock, pseudonyms, config.render_metrics);
+        let deps = node.api_deps(status, aggregates, clock, pseudonyms, config.render_metrics);
         let (server, handle) = twice_api::serve(deps, listener, config.api)?;
         Ok((node, server, handle))
     }
@@ -133,6 +134,7 @@ impl Node {
     fn api_deps(
         &self,
         status: Arc<Status>,
+        aggregates: Arc<ArchiveAggregates>,
         clock: Arc<dyn Clock>,
         pseudonyms: Arc<PseudonymKeys>,
         render_metrics: RenderMetrics,
@@ -141,6 +143,7 @@ impl Node {
             log: self.log.clone(),
             windows: self.windows.clone(),
             billing: self.store.clone(),
+            aggregates,
             campaigns: self.store.clone(),
             imports: self.store.clone(),
             clock,

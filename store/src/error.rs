@@ -46,6 +46,9 @@ pub enum Error {
         #[source]
         source: sled::Error,
     },
+    /// The archive failed; its own kind decides.
+    #[error("archive")]
+    Archive(#[from] twice_log::Error),
     /// A stored value does not read. The operator restores the file; nothing is guessed.
     #[error("{what} in the store is damaged: {reason}")]
     Damage { what: String, reason: String },
@@ -76,6 +79,11 @@ impl Error {
             | Error::NotFound { .. }
             | Error::Cursor
             | Error::AsOfInFuture => ErrorKind::Refused,
+            Error::Archive(source) => match source.kind() {
+                twice_log::ErrorKind::Retry | twice_log::ErrorKind::Conflict => ErrorKind::Retry,
+                twice_log::ErrorKind::Damage => ErrorKind::Damage,
+                twice_log::ErrorKind::Fatal => ErrorKind::Fatal,
+            },
             Error::Damage { .. } => ErrorKind::Damage,
             Error::Migration(_) | Error::Open { .. } => ErrorKind::Fatal,
         }

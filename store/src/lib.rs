@@ -1,8 +1,9 @@
 //! Stores shared by the paths and the API: their traits, their row types and their backends.
 //!
 //! Real-time windows live in sled ([`SledWindows`]); billing, campaigns with rates, modes and imports in SQLite
-//! ([`SqliteStore`]).
+//! ([`SqliteStore`]); aggregates of billed hours in the archive ([`ArchiveAggregates`]).
 
+pub mod aggregates;
 pub mod billing;
 pub mod campaigns;
 mod error;
@@ -12,6 +13,7 @@ pub mod sketch;
 mod sqlite;
 pub mod windows;
 
+pub use aggregates::{AggregateCounts, AggregateReader, AggregateRow, ArchiveAggregates};
 pub use billing::{
     BillingCounts, BillingQuery, BillingRow, BillingStore, CommittedRun, Divergence, DivergenceRow,
     NewBillingRow, Page, Reconciliation, RunCommit, StreamState, UtcMicros, row_digest,

@@ -1,7 +1,7 @@
 //! QueryActor: gathers what an answer needs from the stores and labels it.
 //!
 //! Guarantee: a published number is not shown with a stronger label than it has, whatever is down.
-//! Flow: windows first, then billed hours, then billed rows. In this order a run that commits in between can only make
+//! Flow: windows first, then billed hours, then billed rows, then their aggregates. In this order a run that commits in between can only make
 //! the answer a moment old: an hour seen as unbilled still had its windows when they were read.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,14 @@ use std::sync::Arc;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use tokio::sync::Semaphore;
 use tracing::warn;
-use twice_log::archive::BillingPath;
+use twice_log::archive::{AggregateLevel, BillingPath};
 use twice_log::{AdId, CampaignId, Hour, UtcMillis};
 use twice_store::{BillingCounts, BillingQuery, UtcMicros};
 
+use super::aggregates;
 use super::answer::{ClicksAnswer, Notice, NoticeCode};
-use super::merge::{self, Billed, Facts, MinuteCount};
+use super::billed::Billed;
+use super::merge::{self, Facts, MinuteCount};
 use super::range::{Granularity, QueryPath, Range};
 use crate::config::ApiConfig;
 use crate::error::{Error, Result};
@@ -43,9 +45,31 @@ impl ReadClicks {
         matches!(self.path, QueryPath::Merged | QueryPath::Stream) && self.as_of.is_none()
     }
 
-    /// Whether billed rows may be part of the answer. They are by campaign and hour.
+    /// Whether billed rows may be part of the answer.
     fn uses_billing(&self) -> bool {
-        self.path != QueryPath::Stream && self.ad.is_none() && self.range.granularity != Granularity::Minute
+        self.path != QueryPath::Stream
+    }
+
+    /// Whether billing rows, which are by campaign and hour, do not answer it alone.
+    fn needs_detail(&self) -> bool {
+        self.ad.is_some() || self.range.granularity == Granularity::Minute
+    }
+
+    fn level(&self) -> AggregateLevel {
+        match (&self.ad, self.range.granularity) {
+            (_, Granularity::Minute) => AggregateLevel::AdMinutes,
+            (Some(_), _) => AggregateLevel::AdHours,
+            (None, _) => AggregateLevel::CampaignHours,
+        }
+    }
+
+    /// What it means for the answer that a billed hour has no aggregates.
+    fn without_aggregates(&self) -> &'static str {
+        match (self.needs_detail(), self.uses_stream()) {
+            (false, _) => "their unique users are not known",
+            (true, true) => "the stream's numbers stand in for them",
+            (true, false) => "what is asked of them is not known",
+        }
     }
 
     fn billing_path(&self) -> Option<BillingPath> {
@@ -66,7 +90,12 @@ pub(crate) struct QueryActor {
 impl QueryActor {
     pub fn new(deps: ApiDeps, config: &ApiConfig) -> Self {
         let in_flight = Arc::new(Semaphore::new(config.queries_in_flight_max as usize));
-        Self { gatherer: Arc::new(Gatherer { deps, retry_after_s: config.retry_after_s }), in_flight }
+        let gatherer = Gatherer {
+            deps,
+            retry_after_s: config.retry_after_s,
+            aggregate_hours_max: config.query_aggregate_hours_max as usize,
+        };
+        Self { gatherer: Arc::new(gatherer), in_flight }
     }
 }
 
@@ -95,6 +124,7 @@ impl Handler<ReadClicks> for QueryActor {
 struct Gatherer {
     deps: ApiDeps,
     retry_after_s: u32,
+    aggregate_hours_max: usize,
 }
 
 impl Gatherer {
@@ -118,7 +148,7 @@ impl Gatherer {
     }
 
     async fn gather(&self, question: &ReadClicks, notices: &mut Vec<Notice>) -> Result<Facts> {
-        let mut facts = Facts::default();
+        let mut facts = Facts { ad: question.ad.clone(), ..Facts::default() };
         let mut window_hours = BTreeSet::new();
         if question.uses_stream() {
             match self.windows(question).await {
@@ -137,7 +167,7 @@ impl Gatherer {
             }
         }
         match self.billed(question).await {
-            Ok(billed) => self.take_billed(question, billed, &window_hours, &mut facts, notices),
+            Ok(billed) => self.take_billed(question, billed, &window_hours, &mut facts, notices).await,
             Err(error) if facts.minutes.is_some() => {
                 warn!(%error, campaign = %question.campaign, "billing store does not answer");
                 notices.push(notice(
@@ -152,23 +182,33 @@ impl Gatherer {
         Ok(facts)
     }
 
-    fn take_billed(
+    async fn take_billed(
         &self,
         question: &ReadClicks,
-        billed: Billed,
+        mut billed: Billed,
         window_hours: &BTreeSet<Hour>,
         facts: &mut Facts,
         notices: &mut Vec<Notice>,
     ) {
+        let mut from_stream: BTreeSet<Hour> = BTreeSet::new();
         if question.uses_billing() {
+            let reader = self.deps.aggregates.as_ref();
+            let (level, hours_max) = (question.level(), self.aggregate_hours_max);
+            let loaded = aggregates::load(reader, &question.campaign, level, &billed.rows, hours_max).await;
+            notices.extend(loaded.notices(question.without_aggregates()));
+            if question.needs_detail() && question.uses_stream() {
+                from_stream = loaded.gaps();
+            }
+            billed.aggregates = loaded.rows;
             facts.billed = Some(billed);
-            return;
+        } else {
+            from_stream = std::mem::take(&mut billed.hours);
         }
-        facts.gone = billed.hours.iter().filter(|hour| !window_hours.contains(hour)).copied().collect();
-        if question.path == QueryPath::Merged && facts.gone.len() < billed.hours.len() {
+        facts.gone = from_stream.iter().filter(|hour| !window_hours.contains(hour)).copied().collect();
+        if question.uses_billing() && facts.gone.len() < from_stream.len() {
             notices.push(notice(
                 NoticeCode::BilledFromStream,
-                "billed rows are by campaign and hour; what is asked of billed hours is the stream's number",
+                "billed hours without aggregates are answered with the stream's numbers",
             ));
         }
         if let (Some(first), Some(last)) = (facts.gone.first(), facts.gone.last()) {

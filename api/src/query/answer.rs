@@ -80,7 +80,8 @@ pub(crate) struct ClicksRow {
     pub window_end: UtcMillis,
     /// `billable` of a billed row, the stream's count of a preliminary one; null where it is not known.
     pub clicks: Option<u64>,
-    /// The stream's count of distinct users; null where a part of the row is billed.
+    /// Distinct users: of billable clicks in a billed row, of the clicks it counted in the stream's. Exact up to 128, above
+    /// that within 1.6 % (one standard error). Null where they are not known.
     pub unique_users: Option<u64>,
     pub status: RowStatus,
     /// There where every part of the row is billed.
@@ -105,8 +106,14 @@ pub(crate) enum NoticeCode {
     StreamUnavailable,
     /// The campaign's partition is not running: preliminary numbers stand still.
     StreamBehind,
-    /// A billed hour is answered with the stream's numbers, as billed rows are by campaign and hour.
+    /// A billed hour is answered with the stream's numbers, as there are no aggregates of it.
     BilledFromStream,
+    /// Billed hours have no aggregates: no minutes, no ads and no unique users are known of them.
+    AggregatesMissing,
+    /// Aggregates of billed hours do not read, or do not sum to the bill.
+    AggregatesUnavailable,
+    /// The range has more billed hours than one question reads aggregates of.
+    AggregatesNotRead,
     /// The stream's windows of an hour are gone, which happens after it is billed.
     WindowsGone,
 }

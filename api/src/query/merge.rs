@@ -1,15 +1,16 @@
 //! Makes rows of facts. Pure: no store, no clock.
 //!
-//! Per hour, the first that applies: a billed row; zero, where the hour is billed and the campaign has no row (G-6); the
-//! stream's windows; unbilled. A sum has the label of its weakest part, and a number only if every part has one.
+//! Per hour, the first that applies: the bill (`billed`), its row or, by ad and minute, its aggregates; zero, where the
+//! hour is billed and the campaign has no row (G-6); the stream's windows; unbilled. A sum has the label of its weakest
+//! part, and a number only if every part has one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use twice_log::archive::BillingStatus;
 use twice_log::{AdId, Hour, UtcMillis};
-use twice_store::{BillingCounts, BillingRow, UserSketch, WindowRow};
+use twice_store::{BillingCounts, UserSketch, WindowRow};
 
 use super::answer::{BillingColumns, ClicksRow, RowStatus};
+use super::billed::{self, Billed, Found};
 use super::range::{Granularity, Range};
 
 /// What the stream counted in one minute.
@@ -34,20 +35,13 @@ impl MinuteCount {
     }
 }
 
-/// What the billing store says of the range.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Billed {
-    /// Hours with a committed run.
-    pub hours: BTreeSet<Hour>,
-    /// The campaign's rows. May name an hour that is not in `hours`, where a run committed between the two reads.
-    pub rows: BTreeMap<Hour, BillingRow>,
-}
-
 /// Everything rows are made of.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
     /// The stream's minutes, in order of time; `None` where the stream is not part of the answer.
     pub minutes: Option<Vec<MinuteCount>>,
+    /// The ad asked about; `None` for all of them.
+    pub ad: Option<AdId>,
     /// Hours whose windows are no longer in the real-time store: nothing is known of their minutes.
     pub gone: BTreeSet<Hour>,
     /// Billed rows; `None` where they are not part of the answer.
@@ -55,7 +49,7 @@ pub(super) struct Facts {
 }
 
 /// One row, or one part of a row.
-struct Part {
+pub(super) struct Part {
     clicks: Option<u64>,
     users: Option<UserSketch>,
     status: RowStatus,
@@ -76,9 +70,14 @@ impl Part {
         Self { clicks: None, users: None, status, billing: None }
     }
 
-    fn billed(counts: &BillingCounts, version: Option<u32>, status: RowStatus) -> Self {
+    pub fn billed(
+        counts: &BillingCounts,
+        version: Option<u32>,
+        status: RowStatus,
+        users: Option<UserSketch>,
+    ) -> Self {
         let billing = Some(BillingColumns::of(counts, version));
-        Self { clicks: Some(counts.billable), users: None, status, billing }
+        Self { clicks: Some(counts.billable), users, status, billing }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -113,7 +112,7 @@ impl Part {
 pub(super) fn rows(facts: &Facts, range: &Range, now: UtcMillis, zero: &BillingCounts) -> Vec<ClicksRow> {
     let width_ms = range.granularity.width_ms();
     let part_of = |start: UtcMillis| match range.granularity {
-        Granularity::Minute => Some(minute_part(facts, start)),
+        Granularity::Minute => Some(part(facts, start, start.plus_ms(width_ms), zero)),
         Granularity::Hour => Some(hour_part(facts, start.hour(), zero)),
         Granularity::Day => (0..24)
             .map(|hour| start.hour().plus(hour))
@@ -126,28 +125,20 @@ pub(super) fn rows(facts: &Facts, range: &Range, now: UtcMillis, zero: &BillingC
 }
 
 fn hour_part(facts: &Facts, hour: Hour, zero: &BillingCounts) -> Part {
-    if let Some(billed) = &facts.billed {
-        if let Some(row) = billed.rows.get(&hour) {
-            let status = match row.status {
-                BillingStatus::Reconciled => RowStatus::Reconciled,
-                BillingStatus::Final => RowStatus::Final,
-            };
-            return Part::billed(&row.counts, Some(row.version), status);
-        }
-        if billed.hours.contains(&hour) {
-            return Part::billed(zero, None, RowStatus::Reconciled);
-        }
-    }
-    match &facts.minutes {
-        Some(minutes) => stream_part(facts, minutes, hour.start(), hour.end()),
-        None => Part::unknown(RowStatus::Unbilled),
-    }
+    part(facts, hour.start(), hour.end(), zero)
 }
 
-fn minute_part(facts: &Facts, start: UtcMillis) -> Part {
-    match &facts.minutes {
-        Some(minutes) => stream_part(facts, minutes, start, start.plus_ms(60_000)),
-        None => Part::unknown(RowStatus::Unbilled),
+/// Returns the part of one hour, or of one minute.
+fn part(facts: &Facts, from: UtcMillis, to: UtcMillis, zero: &BillingCounts) -> Part {
+    let found = match &facts.billed {
+        Some(billed) => billed::find(billed, facts.ad.as_ref(), from, to, zero),
+        None => Found::NotBilled,
+    };
+    match (found, &facts.minutes) {
+        (Found::Part(part), _) => part,
+        (Found::NotBilled | Found::NoDetail(_), Some(minutes)) => stream_part(facts, minutes, from, to),
+        (Found::NoDetail(status), None) => Part::unknown(status),
+        (Found::NotBilled, None) => Part::unknown(RowStatus::Unbilled),
     }
 }
 
@@ -162,10 +153,12 @@ fn stream_part(facts: &Facts, minutes: &[MinuteCount], from: UtcMillis, to: UtcM
 
 #[cfg(test)]
 mod tests {
-    use twice_log::archive::BillingPath;
+    use std::sync::Arc;
+
+    use twice_log::archive::{BillingPath, BillingStatus};
     use twice_log::event::Sha256Hex;
     use twice_log::{CampaignId, UserId};
-    use twice_store::UtcMicros;
+    use twice_store::{AggregateCounts, AggregateRow, BillingRow, UtcMicros};
 
     use super::*;
 
@@ -210,7 +203,19 @@ mod tests {
     fn billed(rows: Vec<BillingRow>, empty: &[&str]) -> Option<Billed> {
         let mut hours: BTreeSet<Hour> = rows.iter().map(|row| row.hour).collect();
         hours.extend(empty.iter().map(|at| hour(at)));
-        Some(Billed { hours, rows: rows.into_iter().map(|row| (row.hour, row)).collect() })
+        let rows = rows.into_iter().map(|row| (row.hour, row)).collect();
+        Some(Billed { hours, rows, ..Billed::default() })
+    }
+
+    fn aggregate(ad: Option<&str>, start: &str, billable: u64, users: &[&str]) -> AggregateRow {
+        let counts =
+            AggregateCounts { gross: billable, billable, amount_micros: 1, ..AggregateCounts::default() };
+        AggregateRow {
+            ad_id: ad.map(|ad| AdId::new(ad).expect("valid id")),
+            window_start: start.parse().expect("valid time"),
+            counts,
+            users: minute(start, 0, users).users,
+        }
     }
 
     fn ask(facts: &Facts, from: &str, to: &str, granularity: Granularity) -> Vec<ClicksRow> {
@@ -281,6 +286,56 @@ mod tests {
         assert_eq!(labels(&rows), [(Some(98), RowStatus::Reconciled), (None, RowStatus::Unbilled)]);
         let day = ask(&facts, "2025-01-15T00", "2025-01-16T00", Granularity::Day);
         assert_eq!(labels(&day), [(None, RowStatus::Unbilled)]);
+    }
+
+    #[test]
+    fn minutes_and_ads_of_a_billed_hour_are_the_aggregates_and_the_users_of_hours_merge() {
+        let at = ["2025-01-15T11:00:00Z", "2025-01-15T11:01:00Z"];
+        let rows = vec![
+            aggregate(Some("a"), at[0], 5, &["x", "y"]),
+            aggregate(Some("a"), at[1], 1, &["y"]),
+            aggregate(Some("b"), at[0], 2, &["z", "x"]),
+        ];
+        let mut bill = billed(vec![billed_row("2025-01-15T11", 8, BillingStatus::Final)], &["2025-01-15T12"])
+            .expect("billed");
+        bill.aggregates.insert(hour("2025-01-15T11"), Arc::new(rows));
+        let mut facts = Facts {
+            billed: Some(bill),
+            minutes: Some(vec![minute(at[0], 99, &[]), minute("2025-01-15T13:00:00Z", 3, &["x", "w"])]),
+            ..Facts::default()
+        };
+        let range = ("2025-01-15T11:00:00Z", "2025-01-15T11:03:00Z");
+        let all = ask(&facts, range.0, range.1, Granularity::Minute);
+        assert_eq!(labels(&all), [7, 1, 0].map(|clicks| (Some(clicks), RowStatus::Final)));
+        assert_eq!(all.iter().map(|row| row.unique_users).collect::<Vec<_>>(), [Some(3), Some(1), Some(0)]);
+        let columns = all[0].billing.clone().expect("billed");
+        assert_eq!((columns.gross, columns.amount_micros, columns.version), (7, 2, Some(2)));
+        assert_eq!(columns.currency, Some("USD".parse().expect("valid currency")));
+
+        facts.ad = Some(AdId::new("b").expect("valid id"));
+        let ad = ask(&facts, range.0, range.1, Granularity::Minute);
+        assert_eq!(labels(&ad), [2, 0, 0].map(|clicks| (Some(clicks), RowStatus::Final)));
+        facts.ad = None;
+        let day = ask(&facts, "2025-01-15T11", "2025-01-15T14", Granularity::Hour);
+        assert_eq!(day.iter().map(|row| row.unique_users).collect::<Vec<_>>(), [Some(3), Some(0), Some(2)]);
+    }
+
+    #[test]
+    fn without_aggregates_a_billed_minute_is_the_streams_or_unknown() {
+        let mut facts = Facts {
+            billed: billed(vec![billed_row("2025-01-15T11", 98, BillingStatus::Final)], &[]),
+            minutes: Some(vec![minute("2025-01-15T11:00:00Z", 99, &[])]),
+            ..Facts::default()
+        };
+        let range = ("2025-01-15T11:00:00Z", "2025-01-15T11:01:00Z");
+        let rows = ask(&facts, range.0, range.1, Granularity::Minute);
+        assert_eq!(labels(&rows), [(Some(99), RowStatus::Preliminary)]);
+        facts.minutes = None;
+        let rows = ask(&facts, range.0, range.1, Granularity::Minute);
+        assert_eq!(labels(&rows), [(None, RowStatus::Final)]);
+        let hours = ask(&facts, "2025-01-15T11", "2025-01-15T12", Granularity::Hour);
+        assert_eq!(labels(&hours), [(Some(98), RowStatus::Final)]);
+        assert_eq!(hours[0].unique_users, None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use twice_api::ports::{
     Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, StreamReport, StreamStatus,
 };
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
-use twice_log::archive::RunOutcome;
+use twice_log::archive::{Archive, RunOutcome};
 use twice_log::event::record;
 use twice_log::fail::FailPoints;
 use twice_log::fs::RealFs;
@@ -24,7 +24,7 @@ use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::{
     CampaignId, Click, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
 };
-use twice_store::{SledWindows, SqliteStore};
+use twice_store::{ArchiveAggregates, SledWindows, SqliteStore};
 
 pub const NDJSON: &str = "application/x-ndjson";
 pub const JSON: &str = "application/json";
@@ -99,8 +99,9 @@ pub struct Server {
     pub log: Arc<EmbeddedLog>,
     pub store: SqliteStore,
     pub windows: Arc<SledWindows>,
+    pub archive: Archive,
     handle: actix_web::dev::ServerHandle,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 pub fn time(text: &str) -> UtcMillis {
@@ -136,10 +137,13 @@ impl Server {
         let store = store.expect("store opens");
         let windows = SledWindows::open(&folder.path().join("windows"), 8 << 20).await.expect("windows open");
         let windows = Arc::new(windows);
+        let archive =
+            Archive::open_local(Arc::new(RealFs), &folder.path().join("archive")).expect("archive opens");
         let mut deps = ApiDeps {
             log: log.clone(),
             windows: windows.clone(),
             billing: Arc::new(store.clone()),
+            aggregates: Arc::new(ArchiveAggregates::new(archive.clone(), 8 << 20)),
             campaigns: Arc::new(store.clone()),
             imports: Arc::new(store.clone()),
             clock: clock.clone(),
@@ -156,7 +160,12 @@ impl Server {
         let config = ApiConfig { workers: 1, ..config };
         let (server, handle) = twice_api::serve(deps, listener, config).expect("serves");
         actix_web::rt::spawn(server);
-        Self { url, client: Client::new(), clock, log, store, windows, handle, _folder: folder }
+        Self { url, client: Client::new(), clock, log, store, windows, archive, handle, folder }
+    }
+
+    /// Returns the folder of the archive.
+    pub fn archive_folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("archive")
     }
 
     pub fn set_clock(&self, now: &str) {

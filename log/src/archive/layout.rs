@@ -3,7 +3,7 @@
 //! Paths are public and fixed: readers of other tools find files by them. Numbers that must sort as text
 //! are padded; hours are written `2025-01-15T12`, and as Hive folders where tools prune by them.
 
-use super::{BillingPath, FileKind};
+use super::{AggregateLevel, BillingPath, FileKind, RunKey};
 use crate::event::{Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic};
 
 /// One partition of one topic in one generation: what a chain of manifests belongs to.
@@ -109,6 +109,16 @@ pub fn run_result_path(path: BillingPath, hour: Hour, seq: u32) -> String {
     format!("runs/{path}/{hour}/{seq:06}.result.json")
 }
 
+/// Returns the path of the list of a run's files of aggregates.
+pub fn aggregate_set_path(run: RunKey) -> String {
+    format!("aggregates/{run}.json")
+}
+
+/// Returns the path of a file of aggregates. It carries no number of a run: equal bytes have one place.
+pub fn aggregate_path(path: BillingPath, hour: Hour, level: AggregateLevel, sha256: &Sha256Hex) -> String {
+    format!("aggregates/{path}/{hour}/{}-{}.parquet", level.name(), sha256.prefix())
+}
+
 /// Which of a run's two objects a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunObject {
@@ -166,6 +176,17 @@ mod tests {
         assert_eq!(
             run_result_path(BillingPath::Kappa, hour, 2),
             "runs/kappa/2025-01-15T12/000002.result.json"
+        );
+    }
+
+    #[test]
+    fn aggregates_lie_by_path_and_hour() {
+        let hour: Hour = "2025-01-15T12".parse().expect("valid hour");
+        let run = RunKey { path: BillingPath::Lambda, hour, seq: 2 };
+        assert_eq!(aggregate_set_path(run), "aggregates/lambda/2025-01-15T12/000002.json");
+        assert_eq!(
+            aggregate_path(BillingPath::Lambda, hour, AggregateLevel::AdMinutes, &Sha256Hex::of(b"")),
+            "aggregates/lambda/2025-01-15T12/ad-minutes-e3b0c442.parquet"
         );
     }
 

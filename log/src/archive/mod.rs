@@ -1,8 +1,10 @@
 //! The archive: immutable Parquet files, the manifests that commit them, seals and run records.
 //!
 //! Layout below the root: `clicks/…`, `verdicts/…` and `quarantine/…` hold Parquet, `manifests/…` commit it,
-//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote.
+//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote, `aggregates/…` what it
+//! counted by ad and minute.
 
+mod aggregates;
 mod chain;
 mod columns;
 mod encode;
@@ -18,6 +20,7 @@ mod seal;
 mod store;
 mod writer;
 
+pub use aggregates::{AggregateFile, AggregateLevel, AggregateSet, RunKey, RunKeyError};
 pub use chain::OFFSET_END_MAX;
 pub use columns::{Absent, Layout, clicks_schema, quarantine_schema, verdicts_schema};
 pub use index::ManifestIndex;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::FileEntry;
+use super::{AggregateFile, FileEntry};
 use crate::event::{
     CampaignId, Currency, Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic, UtcMillis,
 };
@@ -176,4 +176,7 @@ pub struct RunResult {
     pub mode: BillingPath,
     pub inputs_sha256: Sha256Hex,
     pub rows: Vec<ResultRow>,
+    /// Files of aggregates whose rows sum to the run's counts; empty in runs of before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aggregates: Vec<AggregateFile>,
 }

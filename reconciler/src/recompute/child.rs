@@ -16,7 +16,7 @@ use twice_store::{BillingCounts, Divergence};
 
 use super::engine::{RangeAnswer, recompute_ranges};
 use super::spill::SpillFolder;
-use super::{MemoryBound, RecomputeRequest, Recomputed, Summary, Task, rules_sha256};
+use super::{LocalAggregates, MemoryBound, RecomputeRequest, Recomputed, Summary, Task, rules_sha256};
 use crate::compare::{Explanation, explain_inputs};
 use crate::error::{Error, ErrorKind, Result, describe};
 
@@ -33,6 +33,7 @@ const LINES_WAITING: usize = 2;
 pub(super) enum Line {
     Row(BillingCounts),
     Divergence(Divergence),
+    Aggregates(Vec<LocalAggregates>),
     Explanation(Explanation),
     Summary(Summary),
     Error(Complaint),
@@ -110,6 +111,7 @@ impl Gathering {
         match line {
             Line::Row(row) => self.recomputed.rows.push(row),
             Line::Divergence(row) => self.recomputed.divergence.push(row),
+            Line::Aggregates(files) => self.recomputed.aggregates = Some(files),
             Line::Explanation(explanation) => self.explanation = Some(explanation),
             Line::Summary(summary) => {
                 self.recomputed.summary = summary;
@@ -243,7 +245,8 @@ fn lines_of(part: Part) -> impl Iterator<Item = Line> {
     };
     let rows = range.rows.into_iter().map(Line::Row);
     let divergence = range.divergence.into_iter().map(Line::Divergence);
-    rows.chain(divergence).chain(explanation.map(Line::Explanation))
+    let aggregates = range.aggregates.map(Line::Aggregates);
+    rows.chain(divergence).chain(aggregates).chain(explanation.map(Line::Explanation))
 }
 
 async fn answer_request(
@@ -264,8 +267,9 @@ async fn answer_request(
                     }
                 }
             };
-            let (summary, ()) =
-                futures::join!(recompute_ranges(archive, &inputs, limits, memory, sender), pass_on);
+            let folder = request.aggregates_dir.as_deref();
+            let recompute = recompute_ranges(archive, &inputs, limits, memory, folder, sender);
+            let (summary, ()) = futures::join!(recompute, pass_on);
             summary
         }
         Task::Explain { campaign, limit } => {

@@ -5,6 +5,7 @@
 //! is counted again in twice as many slices; nothing of its first attempt was answered.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -16,6 +17,7 @@ use twice_log::archive::{Archive, FileEntry, RunInputs, Seal, layout};
 use twice_log::{CampaignId, Currency};
 use twice_store::{BillingCounts, Divergence};
 
+use super::aggregates::{Aggregating, LocalAggregates};
 use super::memory::{MemoryBound, SliceSize, rss_peak_bytes};
 use super::relations::Relations;
 use super::session::Engine;
@@ -40,9 +42,11 @@ pub type SliceRows = (BTreeMap<CampaignId, BillingCounts>, CauseCounts);
 pub(crate) struct RangeAnswer {
     pub rows: Vec<BillingCounts>,
     pub divergence: Vec<Divergence>,
+    /// The run's files of aggregates; they come last, without rows.
+    pub aggregates: Option<Vec<LocalAggregates>>,
 }
 
-/// Recomputes the run with these inputs, beside other work in this process.
+/// Recomputes the run with these inputs, without aggregates, beside other work in this process.
 ///
 /// # Errors
 /// `ArchiveDamage` if a file or seal is not the one recorded; `Contradiction` if counts break CR-5 or G-5;
@@ -56,12 +60,13 @@ pub async fn recompute_inputs(
     let memory = MemoryBound::of_share(limits);
     let mut recomputed = Recomputed::default();
     let gather = async {
-        while let Some(RangeAnswer { rows, divergence }) = receiver.recv().await {
+        while let Some(RangeAnswer { rows, divergence, .. }) = receiver.recv().await {
             recomputed.rows.extend(rows);
             recomputed.divergence.extend(divergence);
         }
     };
-    let (summary, ()) = futures::join!(recompute_ranges(archive, inputs, limits, memory, sender), gather);
+    let (summary, ()) =
+        futures::join!(recompute_ranges(archive, inputs, limits, memory, None, sender), gather);
     Ok(Recomputed { summary: summary?, ..recomputed })
 }
 
@@ -74,23 +79,27 @@ pub(crate) async fn recompute_ranges(
     inputs: &RunInputs,
     limits: &ResourceLimits,
     memory: MemoryBound,
+    aggregates_dir: Option<&Path>,
     answers: mpsc::Sender<RangeAnswer>,
 ) -> Result<Summary> {
     let started = Instant::now();
     let seals = read_seals(archive, inputs).await?;
     let hour = HourRecompute::open(archive, inputs, limits, memory, seals).await?;
+    let mut aggregating = aggregates_dir.map(|folder| Aggregating::new(folder, inputs.hour));
     let mut slices = 0;
     for range in hour.ranges().await? {
         let (used, (rows, causes)) = hour.count(&range).await?;
         slices += used;
         let divergence = divergence_rows(inputs, &hour.seals, &range, &rows, &causes)?;
-        let answer = RangeAnswer { rows: rows.into_values().collect(), divergence };
-        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        answers
-            .send(answer)
-            .await
-            .map_err(gone)
-            .map_err(|source| Error::Process { action: "answer", source })?;
+        if let Some(aggregating) = &mut aggregating {
+            aggregating.add(&hour, &range, &rows).await?;
+        }
+        send(&answers, RangeAnswer { rows: rows.into_values().collect(), divergence, aggregates: None })
+            .await?;
+    }
+    if let Some(aggregating) = aggregating {
+        let aggregates = Some(aggregating.finish()?);
+        send(&answers, RangeAnswer { aggregates, ..RangeAnswer::default() }).await?;
     }
     Ok(Summary {
         copies: inputs.click_files.iter().map(|file| file.rows).sum(),
@@ -98,6 +107,12 @@ pub(crate) async fn recompute_ranges(
         seconds: started.elapsed().as_secs_f64(),
         rss_peak_bytes: rss_peak_bytes(),
     })
+}
+
+async fn send(answers: &mpsc::Sender<RangeAnswer>, answer: RangeAnswer) -> Result<()> {
+    let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    let sent = answers.send(answer).await.map_err(gone);
+    sent.map_err(|source| Error::Process { action: "answer", source })
 }
 
 /// One run's relations and engine, ready to count ranges of campaigns within a memory limit.

@@ -4,8 +4,10 @@
 //! the archive. Words: *inputs* = the run's recorded files, cutoffs, seals and rates; *slice* = the campaigns (or the
 //! share of one campaign's ids) counted at once, so that memory has a bound that does not grow with the hour.
 //! Flow: the parent starts a child process and hands it a [`RecomputeRequest`]; the child reads the inputs, runs
-//! `billing.sql` and `../compare/causes.sql` slice by slice, and answers in JSON lines, range of campaigns by range.
+//! `billing.sql` and `../compare/causes.sql` slice by slice, and answers in JSON lines, range of campaigns by range;
+//! beside the bill it makes the files of aggregates.
 
+pub mod aggregates;
 pub mod child;
 mod engine;
 mod layouts;
@@ -33,12 +35,14 @@ use twice_store::{BillingCounts, Divergence};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
 
+pub use aggregates::LocalAggregates;
 pub use engine::recompute_inputs;
 pub(crate) use engine::{HourRecompute, read_seals};
 pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
 pub(crate) use session::SliceSession;
 pub(crate) use slices::CampaignRange;
+pub(crate) use spill::SpillFolder;
 pub use spill::sweep as sweep_spill;
 
 /// The statement that makes the bill. An auditor can paste it into another engine.
@@ -102,6 +106,9 @@ pub struct RecomputeRequest {
     pub inputs_sha256: Sha256Hex,
     pub limits: ResourceLimits,
     pub task: Task,
+    /// Folder of the asker's, there and empty, into which aggregates are written; without one none are made.
+    #[serde(default)]
+    pub aggregates_dir: Option<PathBuf>,
 }
 
 /// Figures of one recompute.
@@ -120,6 +127,8 @@ pub struct Summary {
 pub struct Recomputed {
     pub rows: Vec<BillingCounts>,
     pub divergence: Vec<Divergence>,
+    /// Files of aggregates, by level and campaign; `None` where none were asked for.
+    pub aggregates: Option<Vec<LocalAggregates>>,
     pub summary: Summary,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
@@ -15,6 +16,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use twice_log::Topic;
 use twice_log::archive::{Archive, Bucket, FileEntry, FileKind, Layout};
 
+use super::aggregates::user_sketch;
 use super::memory::FOOTER_CACHE_BYTES;
 use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
@@ -68,6 +70,7 @@ impl Engine {
         options.optimizer.join_reordering = false;
         options.execution.collect_statistics = false;
         let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        context.register_udaf(user_sketch());
         let session = SliceSession { context };
         let clicks = (Topic::AdClicks, &relations.clicks, &relations.clicks_exist);
         let verdicts = (Topic::FraudVerdicts, &relations.verdicts, &relations.verdicts_exist);
@@ -175,5 +178,20 @@ impl SliceSession {
         let plan = plan_sharing(&self.context, sql, shared).await.map_err(Error::engine(action))?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(Error::engine(action))?;
         frame.collect().await.map_err(Error::engine(action))
+    }
+
+    /// Runs one statement as [`SliceSession::query_sharing`] does, and returns its answer as it comes.
+    ///
+    /// # Errors
+    /// `Engine` if it does not plan or start.
+    pub async fn stream_sharing(
+        &self,
+        action: &'static str,
+        sql: &str,
+        shared: &str,
+    ) -> Result<SendableRecordBatchStream> {
+        let plan = plan_sharing(&self.context, sql, shared).await.map_err(Error::engine(action))?;
+        let frame = self.context.execute_logical_plan(plan).await.map_err(Error::engine(action))?;
+        frame.execute_stream().await.map_err(Error::engine(action))
     }
 }

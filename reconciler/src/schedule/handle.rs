@@ -138,6 +138,7 @@ impl ReconcilerHandle {
             inputs_sha256: stored.sha256,
             limits: self.config.limits(),
             task: Task::Explain { campaign, limit },
+            aggregates_dir: None,
         };
         self.deps.recompute.explain(request).await
     }

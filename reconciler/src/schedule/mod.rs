@@ -7,6 +7,7 @@
 //! Flow: [`ReconcilerActor`] looks for hours with clicks in the manifests and no bill, oldest first, and starts one
 //! [`HourActor`] at a time, which runs the steps: sealing, cutoff, archiving, recomputing, committing.
 
+mod aggregates;
 mod cutoff;
 mod due;
 mod handle;

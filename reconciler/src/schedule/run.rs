@@ -14,7 +14,7 @@ use super::messages::Trigger;
 use super::progress::{HourReport, Step};
 use crate::error::{Error, Result};
 use crate::metrics;
-use crate::recompute::{RecomputeRequest, Recomputed, Task, rules_sha256};
+use crate::recompute::{RecomputeRequest, Recomputed, SpillFolder, Task, rules_sha256};
 
 /// Divergence rows read at once for a report.
 const PAGE: u32 = 1000;
@@ -73,8 +73,17 @@ impl HourWork {
         let inputs = &stored.inputs;
         let started_at = self.deps.clock.now();
         self.begin(inputs.hour, Step::Recomputing);
-        let recomputed = self.deps.recompute.recompute(self.request(stored)).await?;
+        // Gone with what is in it when this attempt ends, however it ends.
+        let folder = SpillFolder::make(&self.config.spill_dir)
+            .map_err(|source| Error::Process { action: "make a folder for aggregates", source })?;
+        let request =
+            RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
+        let recomputed = self.deps.recompute.recompute(request).await?;
         measure(&recomputed);
+        if let Some(made) = &recomputed.aggregates {
+            self.put_aggregates(inputs, made).await?;
+        }
+        drop(folder);
         self.deps.fail_points.pass(FailPoint::RunBeforeCommit);
         self.begin(inputs.hour, Step::Committing);
         let rows = recomputed.rows.iter().cloned();
@@ -105,6 +114,7 @@ impl HourWork {
             inputs_sha256: stored.sha256.clone(),
             limits: self.config.limits(),
             task: Task::Bill,
+            aggregates_dir: None,
         }
     }
 
@@ -119,6 +129,7 @@ impl HourWork {
             mode: committed.mode,
             inputs_sha256: stored.sha256.clone(),
             rows: committed.rows.iter().map(result_row).collect(),
+            aggregates: self.aggregates_of(inputs).await?,
         };
         self.deps.archive.put_run_result(&result).await?;
         self.deps.fail_points.pass(FailPoint::RunResultPut);

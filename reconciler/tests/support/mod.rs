@@ -4,6 +4,7 @@
 
 pub mod model;
 pub mod node;
+pub mod streams;
 
 use std::collections::BTreeMap;
 use std::path::Path;

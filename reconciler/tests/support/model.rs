@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use twice_log::archive::{CountingSettings, Rate, Seal};
 use twice_log::event::payload_hash;
-use twice_log::{CampaignId, Click, Hour, LogOffset, PartitionId, UtcMillis, Verdict, VerdictClass};
-use twice_store::BillingCounts;
+use twice_log::{
+    AdId, CampaignId, Click, Hour, LogOffset, PartitionId, UserId, UtcMillis, Verdict, VerdictClass,
+};
+use twice_store::{AggregateCounts, BillingCounts};
 
 use super::{GENERATION, Records, Run};
 
@@ -97,6 +99,43 @@ pub fn bill(records: &Records, run: &Run, hour: Hour) -> BTreeMap<CampaignId, Bi
             Some(VerdictClass::Valid) | None => {
                 row.billable += 1;
                 match price(campaign, copy.click.event_time, &run.rates) {
+                    Some(cpc) => row.amount_micros += cpc,
+                    None => row.unpriced += 1,
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// What the bill counts by (campaign, ad, minute), each copy under its own, with the users of billable clicks.
+pub fn aggregates(
+    records: &Records,
+    run: &Run,
+    hour: Hour,
+) -> BTreeMap<(CampaignId, AdId, UtcMillis), (AggregateCounts, BTreeSet<UserId>)> {
+    let all = relation(&copies(records, run), hour, &run.settings);
+    let mut rows: BTreeMap<_, (AggregateCounts, BTreeSet<UserId>)> = BTreeMap::new();
+    for copy in all.iter().filter(|copy| copy.click.event_time.hour() == hour) {
+        let Click { campaign_id, ad_id, user_id, event_time, .. } = &copy.click;
+        let key = (campaign_id.clone(), ad_id.clone(), event_time.minute_start());
+        let (row, users) = rows.entry(key).or_default();
+        row.gross += 1;
+        let winner = winner(copy, &all);
+        if winner.offset != copy.offset {
+            row.duplicates += 1;
+            row.conflicts += u64::from(payload_hash(&winner.click) != payload_hash(&copy.click));
+            continue;
+        }
+        match ruling(copy, records, hour) {
+            Some(VerdictClass::Givt) => row.invalid_givt += 1,
+            Some(VerdictClass::Sivt) => row.invalid_sivt += 1,
+            Some(VerdictClass::Valid) | None => {
+                row.billable += 1;
+                if !user_id.is_empty() {
+                    users.insert(user_id.clone());
+                }
+                match price(campaign_id, *event_time, &run.rates) {
                     Some(cpc) => row.amount_micros += cpc,
                     None => row.unpriced += 1,
                 }

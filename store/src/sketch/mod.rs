@@ -58,9 +58,14 @@ impl Default for Users {
 impl UserSketch {
     /// Takes one user in; an empty id is no user.
     pub fn insert(&mut self, user: &UserId) {
+        self.insert_stored(user.as_str());
+    }
+
+    /// Takes one user in by the text of its stored id, as [`UserSketch::insert`] does.
+    pub fn insert_stored(&mut self, user: &str) {
         if !user.is_empty() {
             // xxh3_64 of the stored id: part of the stored format, so that sketches of any two builds merge.
-            self.insert_hash(xxh3_64(user.as_str().as_bytes()));
+            self.insert_hash(xxh3_64(user.as_bytes()));
         }
     }
 
@@ -122,6 +127,14 @@ impl UserSketch {
         match &self.0 {
             Users::Exact(hashes) => 2 + 8 * hashes.len(),
             Users::Dense(_) => 1 + PACKED_BYTES,
+        }
+    }
+
+    /// Returns the bytes it holds on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Users::Exact(hashes) => 8 * hashes.capacity(),
+            Users::Dense(_) => size_of::<Registers>(),
         }
     }
 

@@ -21,6 +21,8 @@ fn pass(point: FailPoint) -> u32 {
         | FailPoint::SealBeforePut
         | FailPoint::SealPut => 2,
         FailPoint::RunInputsPut
+        | FailPoint::AggregateFilesPut
+        | FailPoint::AggregatesPut
         | FailPoint::RunBeforeCommit
         | FailPoint::RunAfterCommit
         | FailPoint::RunResultPut => 1,

@@ -45,6 +45,7 @@ fn result(seq: u32, outcome: RunOutcome) -> RunResult {
         mode: BillingPath::Lambda,
         inputs_sha256: Sha256Hex::of(b"inputs"),
         rows: Vec::new(),
+        aggregates: Vec::new(),
     }
 }
 
