@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use twice_log::archive::BillingPath;
 use twice_log::archive::{Archive, ArchiverSettings, ChainKey, CountingSettings, Cutoff, PartitionArchiver};
 use twice_log::event::partition_of;
-use twice_log::event::record::{decode_click, encode_click};
+use twice_log::event::record::{decode_click, encode_click, encode_verdict};
 use twice_log::fail::FailPoints;
 use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
-use twice_log::{Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
+use twice_log::{Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
 use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
 use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, Recompute, RecomputeRequest, Recomputed,
@@ -288,6 +288,15 @@ impl Node {
             AppendRecord { partition: partition_of(&click.campaign_id, PARTITIONS), bytes: bytes.into() }
         });
         self.log.append(Topic::AdClicks, records.collect()).await.expect("append");
+    }
+
+    pub async fn append_verdicts(&self, verdicts: &[Verdict]) {
+        let records = verdicts.iter().map(|verdict| {
+            let mut bytes = Vec::new();
+            encode_verdict(verdict, &mut bytes);
+            AppendRecord { partition: partition_of(&verdict.campaign_id, PARTITIONS), bytes: bytes.into() }
+        });
+        self.log.append(Topic::FraudVerdicts, records.collect()).await.expect("append");
     }
 
     /// Archives everything, as the archiver does by age.
