@@ -1,15 +1,17 @@
-//! Recompute of one hour against the named baseline, DuckDB, over the same SQL and the same files.
+//! Recompute of one hour, in a process of its own as the node runs it, against the named baseline, DuckDB, over the
+//! same SQL and the same files.
 //!
-//! `cargo bench -p twice-reconciler --bench recompute -- [CLICKS] [CAMPAIGNS] [THREADS] [MEMORY_MIB] [HOT_PERCENT]`
-//! HOT_PERCENT of the clicks go to one campaign, which then has to be split by id; 0 by default.
-//! Without CLICKS it does nothing, so that `cargo test --benches` stays quick. Set `TWICE_BENCH_DIR` to keep the files, and
-//! `TWICE_BENCH_PYTHON` to name a Python that has the `duckdb` package.
+//! `cargo bench --workspace --bench recompute -- [CLICKS] [CAMPAIGNS] [THREADS] [MEMORY_MIB] [HOT_PERCENT]`
+//! HOT_PERCENT of the clicks go to one campaign, which then has to be split by id; 0 by default. MEMORY_MIB bounds the
+//! peak resident memory of the recompute: the benchmark fails where it is exceeded, or where the engines disagree.
+//! Without CLICKS it does nothing, so that `cargo test --benches` stays quick. Set `TWICE_BENCH_DIR` to keep the files,
+//! `TWICE_BENCH_ROWS_PER_FILE` to make them smaller, and `TWICE_BENCH_PYTHON` to name a Python with the `duckdb` package.
 #![allow(clippy::print_stdout)] // its product is text
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +20,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use twice_log::archive::{
     Archive, ArchiverSettings, BillingPath, BillingStatus, ChainKey, CountingSettings, FileKind,
-    ManifestIndex, PartitionArchiver, Rate, RunInputs, SealInput,
+    ManifestIndex, PartitionArchiver, Rate, RunInputs, SealInput, layout,
 };
 use twice_log::event::record::encode_click;
 use twice_log::event::{SCHEMA_VERSION_LATEST, partition_of};
@@ -27,30 +29,44 @@ use twice_log::fs::RealFs;
 use twice_log::{
     AdId, CampaignId, Click, ClickId, Generation, Hour, PartitionId, PublisherId, Topic, UserId, UtcMillis,
 };
-use twice_reconciler::recompute::{BILLING_SQL, Recomputed, ResourceLimits, recompute_inputs, rules_sha256};
+use twice_reconciler::recompute::{
+    ArchiveLocation, BILLING_SQL, ProcessRecompute, Recompute, RecomputeRequest, Recomputed, ResourceLimits,
+    Task, rules_sha256,
+};
 use uuid::Uuid;
 
 const PARTITIONS: u32 = 4;
 const ROWS_PER_FLUSH: usize = 1_000_000;
+/// The argument that makes this program the recompute process itself.
+const CHILD: &str = "recompute-child";
 /// Share of retries and of late clicks, in a thousand.
 const RETRIES_PER_MILLE: u32 = 6;
 const LATE_PER_MILLE: u32 = 3;
 
-fn main() {
+// The allocator of the node's recompute process: another one has another peak.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|argument| argument == CHILD) {
+        return twice_reconciler::recompute::child::run(std::io::stdin(), std::io::stdout());
+    }
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let Some(clicks) = numbers.first().copied() else {
         println!("usage: recompute CLICKS [CAMPAIGNS] [THREADS] [MEMORY_MIB] [HOT_PERCENT]");
-        return;
+        return ExitCode::SUCCESS;
     };
     let campaigns = numbers.get(1).copied().unwrap_or(10_000);
     let threads = numbers.get(2).copied().unwrap_or(2) as usize;
-    let memory_mib = numbers.get(3).copied().unwrap_or(2048);
+    let memory_mib = numbers.get(3).copied().unwrap_or(1024);
     let hot_percent = numbers.get(4).copied().unwrap_or(0);
     let kept = std::env::var_os("TWICE_BENCH_DIR");
     let folder = tempfile::tempdir().expect("folder");
     let root = kept.as_ref().map_or(folder.path(), Path::new).to_path_buf();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.expect("runtime");
+    // A run of an earlier build was begun under that build's rules.
+    let _ = std::fs::remove_dir_all(root.join("archive/runs"));
     let archive = Archive::open_local(Arc::new(RealFs), &root.join("archive")).expect("archive opens");
     runtime.block_on(async {
         if archive.chains().await.expect("chains").is_empty() {
@@ -72,20 +88,38 @@ fn main() {
         verify_files: std::env::var_os("TWICE_BENCH_VERIFY").is_some(),
         rows_per_slice_max: None,
     };
-    let recomputed =
-        runtime.block_on(async { tokio::spawn(recompute(archive, inputs.clone(), limits)).await });
-    let recomputed = recomputed.expect("task");
-    report("twice (bill and causes)", clicks, recomputed.summary.seconds, recomputed.summary.rss_peak_bytes);
-    println!("slices: {}", recomputed.summary.slices);
+    let recomputed = runtime.block_on(recompute(&archive, &root, &inputs, limits));
+    let summary = recomputed.summary;
+    report("twice (bill and causes)", clicks, summary.seconds, summary.rss_peak_bytes);
+    println!("slices: {}", summary.slices);
     let gross: u64 = recomputed.rows.iter().map(|row| row.gross).sum();
     let billable: u64 = recomputed.rows.iter().map(|row| row.billable).sum();
     let amount: i64 = recomputed.rows.iter().map(|row| row.amount_micros).sum();
     println!("twice: gross {gross}, billable {billable}, amount {amount}");
-    baseline(&root.join("archive"), &inputs, threads, memory_mib, clicks);
+    let totals = [i128::from(gross), i128::from(billable), i128::from(amount)];
+    let agrees = baseline(&root.join("archive"), &inputs, threads, memory_mib, clicks, totals);
+    let is_bound = summary.rss_peak_bytes <= memory_mib << 20;
+    if !is_bound {
+        println!("FAILED: the recompute took more than its {memory_mib} MiB");
+    }
+    if agrees && is_bound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn recompute(archive: Archive, inputs: RunInputs, limits: ResourceLimits) -> Recomputed {
-    recompute_inputs(&archive, &inputs, &limits).await.expect("recompute")
+/// Runs the recompute as the node does: in a child process, from inputs that were put into the archive.
+async fn recompute(archive: &Archive, root: &Path, inputs: &RunInputs, limits: ResourceLimits) -> Recomputed {
+    let stored = archive.put_run_inputs(inputs).await.expect("inputs are put");
+    let aggregates = root.join("aggregates");
+    std::fs::create_dir_all(&aggregates).expect("folder of aggregates");
+    let request = RecomputeRequest {
+        archive: ArchiveLocation::Local { root: root.join("archive") },
+        inputs_path: layout::run_inputs_path(inputs.path, inputs.hour, inputs.seq),
+        inputs_sha256: stored.sha256,
+        limits,
+        task: Task::Bill,
+    };
+    let program = std::env::current_exe().expect("this program");
+    let child = ProcessRecompute::with_arguments(program, vec![CHILD.to_owned()], 0);
+    child.recompute(request).await.expect("recompute")
 }
 
 fn report(name: &str, clicks: u64, seconds: f64, rss_peak_bytes: u64) {
@@ -112,6 +146,8 @@ async fn generate(archive: &Archive, clicks: u64, campaigns: u64, hot_percent: u
             PartitionArchiver::open(archive.clone(), chain, PARTITIONS, settings, FailPoints::default());
         archivers.push(opened.await.expect("archiver opens"));
     }
+    let rows_per_file = std::env::var("TWICE_BENCH_ROWS_PER_FILE").ok().and_then(|rows| rows.parse().ok());
+    let rows_per_file = rows_per_file.unwrap_or(ROWS_PER_FLUSH);
     let mut earlier: Vec<Click> = Vec::new();
     let mut bytes = Vec::new();
     for number in 0..clicks {
@@ -124,7 +160,7 @@ async fn generate(archive: &Archive, clicks: u64, campaigns: u64, hot_percent: u
         let archiver = &mut archivers[partition_of(&click.campaign_id, PARTITIONS).0 as usize];
         let offset = archiver.next_offset();
         archiver.push(offset, &bytes).expect("record is taken");
-        if archiver.rows() >= ROWS_PER_FLUSH {
+        if archiver.rows() >= rows_per_file {
             archiver.flush().await.expect("flush");
         }
     }
@@ -206,8 +242,16 @@ fn seals_of(chains: &[ChainKey]) -> Vec<SealInput> {
     by_partition.into_iter().map(unsealed).collect()
 }
 
-/// Runs the very statement on DuckDB over the very files, if a Python with `duckdb` is there.
-fn baseline(archive: &Path, inputs: &RunInputs, threads: usize, memory_mib: u64, clicks: u64) {
+/// Runs the very statement on DuckDB over the very files, if a Python with `duckdb` is there; returns false if it
+/// disagrees.
+fn baseline(
+    archive: &Path,
+    inputs: &RunInputs,
+    threads: usize,
+    memory_mib: u64,
+    clicks: u64,
+    totals: [i128; 3],
+) -> bool {
     let files: Vec<String> =
         inputs.click_files.iter().map(|file| archive.join(&file.path).display().to_string()).collect();
     let rates: Vec<_> =
@@ -226,17 +270,18 @@ fn baseline(archive: &Path, inputs: &RunInputs, threads: usize, memory_mib: u64,
     });
     let output = answer.ok().filter(|output| output.status.success()).map(|output| output.stdout);
     let answer: Option<serde_json::Value> = output.and_then(|output| serde_json::from_slice(&output).ok());
-    match answer {
-        Some(answer) => {
-            let number = |name: &str| answer.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-            report("duckdb (bill)", clicks, number("seconds"), number("rss_peak_bytes") as u64);
-            println!(
-                "duckdb: gross {}, billable {}, amount {}",
-                number("gross"),
-                number("billable"),
-                number("amount")
-            );
-        }
-        None => println!("duckdb: not run; it needs a Python with the duckdb package (TWICE_BENCH_PYTHON)"),
+    let Some(answer) = answer else {
+        println!("duckdb: not run; it needs a Python with the duckdb package (TWICE_BENCH_PYTHON)");
+        return true;
+    };
+    let seconds = answer.get("seconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+    // Whole numbers, never by way of a float.
+    let whole = |name: &str| answer.get(name).and_then(serde_json::Value::as_i64).map_or(-1, i128::from);
+    report("duckdb (bill)", clicks, seconds, u64::try_from(whole("rss_peak_bytes")).unwrap_or(0));
+    let theirs = [whole("gross"), whole("billable"), whole("amount")];
+    println!("duckdb: gross {}, billable {}, amount {}", theirs[0], theirs[1], theirs[2]);
+    if theirs != totals {
+        println!("FAILED: the two engines do not agree");
     }
+    theirs == totals
 }
