@@ -116,6 +116,7 @@ async fn recompute(archive: &Archive, root: &Path, inputs: &RunInputs, limits: R
         inputs_sha256: stored.sha256,
         limits,
         task: Task::Bill,
+        aggregates_dir: Some(aggregates.clone()),
     };
     let program = std::env::current_exe().expect("this program");
     let child = ProcessRecompute::with_arguments(program, vec![CHILD.to_owned()], 0);
