@@ -10,5 +10,6 @@ mod docs;
 mod examples;
 mod fail_points;
 mod import;
+mod s3;
 mod support;
 mod thin_line;
