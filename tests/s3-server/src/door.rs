@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, IF_NONE_MATCH};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode};
 use s3s::service::S3Service;
@@ -35,7 +35,7 @@ impl Door {
         Self { folder, inner, keys: KeyLocks::default() }
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
         let path = request.uri().path().trim_start_matches('/').to_owned();
         let (bucket, key) = path.split_once('/').unwrap_or((&path, ""));
         // s3s-fs makes the folder of a bucket that does not exist; S3 does not.
@@ -49,17 +49,20 @@ impl Door {
         match fault {
             Some(Fault::Refuse) => return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
             Some(Fault::Deny) => return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied")),
-            Some(Fault::Overwrite) => drop(request.headers_mut().remove(IF_NONE_MATCH)),
-            Some(Fault::Lose) | None => {}
+            Some(Fault::Overwrite | Fault::Lose) | None => {}
         }
         let encryption = request.headers().get(ENCRYPTION_HEADER).cloned();
         let line = note(request.method(), request.uri().query(), &path, encryption.as_ref());
         let lock = self.lock_of(&path);
         let turn = lock.lock().await;
+        if fault == Some(Fault::Overwrite) {
+            // The header is signed and cannot be taken away; where nothing is, it forbids nothing.
+            let _ = std::fs::remove_file(self.folder.join("buckets").join(bucket).join(key));
+        }
         let answer = Service::call(&self.inner, request).await?;
         drop(turn);
         self.write_down(&format!("{} {line}", answer.status().as_u16()));
-        Ok(if fault == Some(Fault::Lose) {
+        Ok(if fault == Some(Fault::Lose) && answer.status().is_success() {
             refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
         } else {
             answer

@@ -11,7 +11,7 @@ pub enum Fault {
     Deny,
     /// Done, and answered with 500.
     Lose,
-    /// Done without its condition.
+    /// Done, over whatever is there.
     Overwrite,
 }
 

@@ -3,7 +3,7 @@
 //! Guarantee: what a put answered survives kill -9, since s3s-fs writes beside and renames. A put with `If-None-Match`
 //! is atomic, which s3s-fs alone does not promise: the door lets one put of a key in at a time.
 //! Words: a *fault* is a line `KIND BUCKET PREFIX` in `DIR/faults`, read anew with each request: `refuse` answers 503,
-//! `deny` 403, `lose` does the work and answers 500, `overwrite` forgets the condition. An empty prefix means the bucket.
+//! `deny` 403, `lose` does the work and answers 500, `overwrite` puts over what is there. An empty prefix means the bucket.
 //! Flow: `s3-server DIR PORT ACCESS_KEY SECRET_KEY`; objects lie as files in `DIR/buckets/BUCKET/KEY`, every write is noted
 //! in `DIR/writes`.
 
