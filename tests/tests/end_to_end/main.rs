@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr)] // a long test says where it is; seen when it fails, or with --nocapture
 
+mod aggregates;
 mod bad_input;
 mod checkpoints;
 mod crash;
