@@ -5,6 +5,7 @@
 mod archive;
 mod cli;
 mod housekeeping;
+mod log;
 mod node;
 mod ports;
 mod settings;

@@ -18,7 +18,6 @@ use twice_log::archive::{Archive, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
-use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::{Clock, WallClock};
 use twice_reconciler::recompute::ProcessRecompute;
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
@@ -26,6 +25,7 @@ use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
 
 use crate::archive;
 use crate::housekeeping::Housekeeping;
+use crate::log::{LogConfig, OpenLog};
 use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
 
 /// Renders the metrics as Prometheus text.
@@ -35,7 +35,7 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct NodeConfig {
     pub data_dir: PathBuf,
     pub counting: CountingSettings,
-    pub log: EmbeddedConfig,
+    pub log: LogConfig,
     pub stream: StreamConfig,
     pub archiver: ArchiverConfig,
     pub s3: S3Config,
@@ -48,7 +48,7 @@ pub struct NodeConfig {
 
 /// A running node.
 pub struct Node {
-    log: Arc<EmbeddedLog>,
+    log: OpenLog,
     windows: Arc<SledWindows>,
     store: Arc<SqliteStore>,
     stream: StreamPath,
@@ -70,18 +70,13 @@ impl Node {
         fs.create_dir_all(folder)
             .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
         let lock = lock(folder)?;
-        let log = EmbeddedLog::open(
-            fs.clone(),
-            &folder.join("log"),
-            config.log.clone(),
-            config.fail_points.clone(),
-        )?;
-        let log = Arc::new(log);
+        let log =
+            OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
         let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
         let windows_folder = folder.join("sled/windows");
         let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
-        let click_log: Arc<dyn ClickLog> = log.clone();
+        let click_log = log.shared();
         let (stream, archiving) =
             start_readers(&config, click_log.clone(), windows.clone(), archive.clone(), clock.clone())
                 .await?;
@@ -140,7 +135,7 @@ impl Node {
         render_metrics: RenderMetrics,
     ) -> ApiDeps {
         ApiDeps {
-            log: self.log.clone(),
+            log: self.log.shared(),
             windows: self.windows.clone(),
             billing: self.store.clone(),
             aggregates,

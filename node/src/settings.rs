@@ -35,7 +35,8 @@ pub fn parse(command: Command, subcommand: &str, arguments: &[OsString]) -> Resu
     Ok(command.get_matches_from(arguments))
 }
 
-fn with_variable(argument: Arg) -> Arg {
+/// Lets a `TWICE_…` variable set the argument.
+pub fn with_variable(argument: Arg) -> Arg {
     let variable = format!("TWICE_{}", argument.get_id().as_str().to_uppercase());
     argument.env(variable).hide_env_values(true)
 }

@@ -4,14 +4,17 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Command};
 use serde_json::{Value, json};
 use twice_log::event::record::{decode_click, decode_verdict};
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::EmbeddedLog;
+use twice_log::hot::fluvio::{FluvioConfig, FluvioLog};
 use twice_log::{LogOffset, PartitionId, Topic};
 
 use super::{Agreement, Outcome};
+use crate::log::LogBackend;
+use crate::settings;
 
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -21,6 +24,9 @@ pub struct LogCat {
     /// Topic: ad-clicks or fraud-verdicts
     #[arg(value_parser = topic)]
     topic: Topic,
+    /// Where the node keeps its log
+    #[arg(id = "log", long = "log", value_enum, default_value = "embedded", value_name = "WHERE")]
+    backend: LogBackend,
     /// Data folder of the node
     #[arg(long, env = "TWICE_DATA_DIR", default_value = "./twice-data", value_name = "DIR")]
     data_dir: PathBuf,
@@ -33,6 +39,17 @@ pub struct LogCat {
     /// Records printed at most, a partition
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     limit: u64,
+    #[command(flatten, next_help_heading = "Fluvio")]
+    fluvio: FluvioConfig,
+}
+
+/// Lets the variables that say where a node's log is say it here as well.
+pub fn with_variables(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let name = argument.get_id().as_str();
+        let is_place = name == "log" || name.starts_with("fluvio_");
+        if is_place { settings::with_variable(argument) } else { argument }
+    })
 }
 
 fn topic(text: &str) -> Result<Topic, String> {
@@ -44,9 +61,7 @@ fn topic(text: &str) -> Result<Topic, String> {
 
 /// Runs the command.
 pub async fn run(arguments: LogCat) -> Result<Outcome> {
-    let folder = arguments.data_dir.join("log");
-    let log = EmbeddedLog::open_reader(&folder)
-        .with_context(|| format!("no log in {}; name the node's folder with --data-dir", folder.display()))?;
+    let log = open(&arguments).await?;
     let partitions = match arguments.partition {
         Some(partition) if partition >= log.partitions() => {
             bail!("partition {partition} does not exist; the log has 0 to {}", log.partitions() - 1)
@@ -56,7 +71,7 @@ pub async fn run(arguments: LogCat) -> Result<Outcome> {
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for partition in partitions.map(PartitionId) {
-        let printed = cat(&log, &arguments, partition, &mut out).await;
+        let printed = cat(log.as_ref(), &arguments, partition, &mut out).await;
         match printed.and_then(|()| out.flush().map_err(Into::into)) {
             Err(error) if is_closed_pipe(&error) => return Ok(Outcome::Done(Agreement::Agreed)),
             other => other?,
@@ -65,8 +80,19 @@ pub async fn run(arguments: LogCat) -> Result<Outcome> {
     Ok(Outcome::Done(Agreement::Agreed))
 }
 
+async fn open(arguments: &LogCat) -> Result<Box<dyn ClickLog>> {
+    if arguments.backend == LogBackend::Fluvio {
+        return Ok(Box::new(FluvioLog::open_reader(&arguments.fluvio).await?));
+    }
+    let folder = arguments.data_dir.join("log");
+    let log = EmbeddedLog::open_reader(&folder).with_context(|| {
+        format!("no log in {}; name the node's folder with --data-dir, or --log fluvio", folder.display())
+    })?;
+    Ok(Box::new(log))
+}
+
 async fn cat(
-    log: &EmbeddedLog,
+    log: &dyn ClickLog,
     arguments: &LogCat,
     partition: PartitionId,
     out: &mut impl Write,

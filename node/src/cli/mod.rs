@@ -66,7 +66,9 @@ pub enum Outcome {
 /// # Errors
 /// Whatever kept the command from running: exit status 2.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
-    let matches = settings::parse(Cli::command(), "up", &arguments)?;
+    let command =
+        Cli::command().mut_subcommand("log", |log| log.mut_subcommand("cat", log_cat::with_variables));
+    let matches = settings::parse(command, "up", &arguments)?;
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
         Command::Up(arguments) => up::run(*arguments),

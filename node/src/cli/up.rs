@@ -11,10 +11,10 @@ use twice_api::ApiConfig;
 use twice_log::archive::CountingSettings;
 use twice_log::archive::s3::S3Config;
 use twice_log::fail::FailPoints;
-use twice_log::hot::embedded::EmbeddedConfig;
 use twice_reconciler::ReconcilerConfig;
 
 use super::{Agreement, Outcome};
+use crate::log::LogConfig;
 use crate::node::{Node, NodeConfig};
 use crate::telemetry::{self, LogFormat};
 
@@ -40,7 +40,7 @@ pub struct Up {
     #[arg(long, value_enum, default_value = "human")]
     log_format: LogFormat,
     /// Which log lines are written, in the syntax of RUST_LOG
-    #[arg(long, default_value = "info,actix_server=warn,object_store=warn", value_name = "FILTER")]
+    #[arg(long, default_value = "info,actix_server=warn,fluvio=warn,object_store=warn", value_name = "FILTER")]
     log_filter: String,
     /// Page cache of the real-time window store, bytes
     #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]
@@ -51,7 +51,7 @@ pub struct Up {
     #[command(flatten)]
     counting: Counting,
     #[command(flatten, next_help_heading = "Log")]
-    log: EmbeddedConfig,
+    log: LogConfig,
     #[command(flatten, next_help_heading = "Stream path")]
     stream: StreamConfig,
     #[command(flatten, next_help_heading = "Archiver")]

@@ -10,6 +10,7 @@ mod dashboard;
 mod docs;
 mod examples;
 mod fail_points;
+mod fluvio;
 mod import;
 mod s3;
 mod support;
