@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::Service;
@@ -46,10 +47,15 @@ impl Door {
             return Service::call(&self.inner, request).await;
         }
         let fault = faults::of(&self.folder.join("faults"), bucket, key);
-        match fault {
-            Some(Fault::Refuse) => return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
-            Some(Fault::Deny) => return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied")),
-            Some(Fault::Overwrite | Fault::Lose) | None => {}
+        let refused = match fault {
+            Some(Fault::Refuse) => Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
+            Some(Fault::Deny) => Some(refusal(StatusCode::FORBIDDEN, "AccessDenied")),
+            Some(Fault::Overwrite | Fault::Lose) | None => None,
+        };
+        if let Some(refused) = refused {
+            // Read to its end, or the client sees a broken connection and not the answer.
+            let _ = request.into_body().collect().await;
+            return Ok(refused);
         }
         let encryption = request.headers().get(ENCRYPTION_HEADER).cloned();
         let line = note(request.method(), request.uri().query(), &path, encryption.as_ref());
