@@ -237,3 +237,9 @@ pub trait HealthStatus: Send + Sync + 'static {
     /// Returns the readiness of the node now. MUST answer within a second whatever is down.
     async fn readiness(&self) -> Readiness;
 }
+
+/// Whether clicks and verdicts may be taken now. MUST answer from memory: it is asked with every request.
+pub trait Admission: Send + Sync + 'static {
+    /// Says `Unavailable` while nothing may be acknowledged, with what to do about it.
+    fn admit(&self) -> Result<(), PortError>;
+}

@@ -22,7 +22,7 @@ use twice_store::windows::WindowStore;
 use crate::config::ApiConfig;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
-use crate::ports::{ExplainControl, HealthStatus, ReconcileControl, StreamStatus};
+use crate::ports::{Admission, ExplainControl, HealthStatus, ReconcileControl, StreamStatus};
 use crate::query::QueryActor;
 use crate::routes;
 
@@ -44,6 +44,7 @@ pub struct ApiDeps {
     pub explain: Arc<dyn ExplainControl>,
     pub stream: Arc<dyn StreamStatus>,
     pub health: Arc<dyn HealthStatus>,
+    pub admission: Arc<dyn Admission>,
     pub render_metrics: RenderMetrics,
 }
 

@@ -1,4 +1,5 @@
-//! What the node does by itself in the background: forgets real-time windows nobody needs, refreshes gauges.
+//! What the node does by itself in the background: forgets real-time windows nobody needs, trims the log, refreshes
+//! gauges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use twice_log::event::HOUR_MS;
 use twice_log::{Clock, Hour};
 use twice_store::{BillingStore, WindowStore};
 
+use crate::disk::DiskSpace;
 use crate::ports::Status;
+use crate::trim::Trimming;
 
 /// Real-time windows stay this long after their hour, and in any case until it is billed.
 const KEPT_HOURS: i64 = 6;
@@ -22,11 +25,24 @@ pub struct Housekeeping {
     pub windows: Arc<dyn WindowStore>,
     pub billing: Arc<dyn BillingStore>,
     pub clock: Arc<dyn Clock>,
+    pub space: Arc<DiskSpace>,
+    /// `None` where the log is not ours to trim.
+    pub trimming: Option<Trimming>,
 }
 
 impl Housekeeping {
     /// Works until its task is dropped. A failure is logged and tried again at the next turn.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
+        let trimming = self.trimming.take();
+        let trim = async {
+            if let Some(trimming) = trimming {
+                trimming.run().await;
+            }
+        };
+        tokio::join!(self.space.clone().watch(), self.take_turns(), trim);
+    }
+
+    async fn take_turns(&self) {
         let mut every = tokio::time::interval(GAUGES_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut turn: u32 = 0;

@@ -4,12 +4,15 @@
 
 mod archive;
 mod cli;
+mod disk;
 mod housekeeping;
 mod log;
+mod metrics;
 mod node;
 mod ports;
 mod settings;
 mod telemetry;
+mod trim;
 
 use std::process::ExitCode;
 

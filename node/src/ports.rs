@@ -13,6 +13,8 @@ use twice_log::hot::ClickLog;
 use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
 use twice_reconciler::{ProgressEvent, ReconcilerHandle, ports as batch};
 
+use crate::disk::DiskSpace;
+
 /// Seals hours in the stream path, for the batch path.
 pub struct StreamSeals(pub StreamPath);
 
@@ -170,6 +172,7 @@ pub struct Status {
     pub reconciler: ReconcilerHandle,
     pub clock: Arc<dyn Clock>,
     pub freshness: Arc<Mutex<HashMap<PartitionId, Freshness>>>,
+    pub space: Arc<DiskSpace>,
 }
 
 /// Up to when a partition's numbers are whole: looked up by marks, each a moment and the end of the log just after it.
@@ -296,9 +299,11 @@ impl api::HealthStatus for Status {
         let partitions = self.partitions().await;
         let loading = partitions.iter().any(|partition| partition.state == api::PartitionState::Stopped);
         let parts = self.parts(&partitions).await;
-        let reasons =
-            parts.into_iter().filter_map(|part| part.detail.map(|detail| format!("{}: {detail}", part.part)));
-        api::Readiness { ready: !loading, reasons: reasons.collect() }
+        let refusal = self.space.refusal();
+        let ready = !loading && refusal.is_none();
+        let degraded = parts.into_iter().filter_map(|part| Some(format!("{}: {}", part.part, part.detail?)));
+        let reasons = refusal.map(|reason| format!("disk: {reason}")).into_iter().chain(degraded);
+        api::Readiness { ready, reasons: reasons.collect() }
     }
 }
 

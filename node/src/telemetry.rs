@@ -47,6 +47,7 @@ pub fn start_metrics() -> Result<Arc<dyn Fn() -> String + Send + Sync>> {
     twice_actors::metrics::describe();
     twice_reconciler::metrics::describe();
     twice_api::metrics::describe();
+    crate::metrics::describe();
     Ok(Arc::new(move || {
         handle.run_upkeep();
         handle.render()

@@ -29,10 +29,10 @@ def build():
     return paths["twice"], paths["twice-loadgen"]
 
 
-def start(twice, folder):
-    """Starts a node and returns the process and its address, once it is ready."""
+def start(twice, folder, flags=()):
+    """Starts a node with further flags and returns the process and its address, once it is ready."""
     log = open(folder / "node.log", "w")
-    command = [twice, "up", "--data-dir", folder / "data", "--listen", "127.0.0.1:0", "--insecure-no-auth"]
+    command = [twice, "up", "--data-dir", folder / "data", "--listen", "127.0.0.1:0", "--insecure-no-auth", *flags]
     node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + READY_LIMIT_S
     while time.monotonic() < deadline and node.poll() is None:

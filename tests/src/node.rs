@@ -37,6 +37,15 @@ impl NodeOptions {
         let settings = "log_segment_bytes = 1048576\ncheckpoint_interval_ms = 700\n".to_owned();
         Self { settings: Some(settings), ..Self::default() }
     }
+
+    /// Adds a log so small that it is trimmed as soon as archive and checkpoints allow.
+    pub fn with_little_log(mut self) -> Self {
+        let settings = self.settings.unwrap_or_default().replace("1048576", "65536");
+        self.settings = Some(format!(
+            "{settings}log_bytes_max = 1\nlog_trim_interval_ms = 200\narchive_flush_interval_ms = 400\n"
+        ));
+        self
+    }
 }
 
 /// A node under test. Dropping it kills the process and removes the folder, unless `TWICE_TEST_KEEP` is set.
@@ -46,6 +55,7 @@ pub struct Node {
     root: PathBuf,
     port: u16,
     options: NodeOptions,
+    obeys_permissions: bool,
     process: Option<Running>,
     client: Client,
 }
@@ -73,7 +83,15 @@ impl Node {
         if let Some(settings) = &options.settings {
             std::fs::write(root.join("twice.toml"), settings)?;
         }
-        Ok(Self { folder: Some(folder), root, port, options, process: None, client })
+        Ok(Self {
+            folder: Some(folder),
+            root,
+            port,
+            options,
+            obeys_permissions: false,
+            process: None,
+            client,
+        })
     }
 
     /// Starts the process over the same data directory and port, and waits until it is ready.
@@ -103,7 +121,7 @@ impl Node {
 
     fn start_process(&mut self, fail_point: Option<&str>) -> Result<()> {
         self.process = None;
-        let mut command = Binaries::get().twice();
+        let mut command = self.program();
         command.arg("up").arg("--data-dir").arg(self.data_dir());
         command.args(["--listen", &format!("127.0.0.1:{}", self.port), "--insecure-no-auth"]);
         if self.options.settings.is_some() {
@@ -116,6 +134,25 @@ impl Node {
         }
         self.process = Some(spawn(&mut command, &self.root, "twice-up")?);
         Ok(())
+    }
+
+    /// From the next start on, the node obeys file permissions even where the administrator runs the tests.
+    pub fn obey_permissions(&mut self) {
+        self.obeys_permissions = true;
+    }
+
+    fn program(&self) -> Command {
+        let twice = Binaries::get().twice();
+        if !self.obeys_permissions || !rustix::process::geteuid().is_root() {
+            return twice;
+        }
+        let mut command = Command::new("setpriv");
+        command.arg("--bounding-set=-dac_override,-dac_read_search").arg(twice.get_program());
+        let removed = twice.get_envs().filter(|(_, value)| value.is_none());
+        removed.for_each(|(name, _)| {
+            command.env_remove(name);
+        });
+        command
     }
 
     fn wait_ready(&mut self) -> Result<()> {

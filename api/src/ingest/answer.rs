@@ -15,11 +15,12 @@ use metrics::{counter, histogram};
 use serde::Serialize;
 use tracing::warn;
 use twice_log::event::json::{RejectCode, Rejection};
-use twice_log::hot::{AppendRecord, ClickLog};
+use twice_log::hot::AppendRecord;
 use twice_log::{CampaignId, PartitionId, Topic};
 use utoipa::ToSchema;
 
 use crate::metrics as names;
+use crate::server::ApiDeps;
 
 /// One refused record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -106,9 +107,14 @@ impl Prepared {
     }
 
     /// Appends what passed in one call and returns what became of each record; resolves once it is durable.
-    pub async fn append(self, log: &dyn ClickLog, kind: Kind) -> IngestAnswer {
+    pub async fn append(self, deps: &ApiDeps, kind: Kind) -> IngestAnswer {
         let Prepared { buffer, passed, mut answer, .. } = self;
         if passed.is_empty() {
+            return answer;
+        }
+        if deps.admission.admit().is_err() {
+            // Whoever refuses has said why, once; a line for each request would fill the disk further.
+            answer.retry = passed.iter().map(|(index, ..)| *index).collect();
             return answer;
         }
         let buffer = Bytes::from(buffer);
@@ -119,7 +125,7 @@ impl Prepared {
             start = *end;
         }
         let begun = Instant::now();
-        match log.append(kind.topic(), records).await {
+        match deps.log.append(kind.topic(), records).await {
             Ok(()) => {
                 answer.accepted = passed.len() as u32; // bounded by batch_records_max
                 histogram!(names::ACKNOWLEDGE_SECONDS, "kind" => kind.name()).record(begun.elapsed());

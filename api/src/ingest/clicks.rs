@@ -93,7 +93,7 @@ pub(crate) async fn post_clicks(
             .await
             .map_err(|source| Error::Internal { what: "checking clicks", source: Some(Box::new(source)) })??
     };
-    let answer = prepared.append(state.deps.log.as_ref(), Kind::Click).await;
+    let answer = prepared.append(&state.deps, Kind::Click).await;
     answer.record_metrics(Kind::Click);
     Ok(answer.into_response(config.retry_after_s))
 }

@@ -53,7 +53,7 @@ pub(crate) async fn post_verdicts(
             Err(rejection) => prepared.reject(index, rejection),
         }
     }
-    let answer = prepared.append(state.deps.log.as_ref(), Kind::Verdict).await;
+    let answer = prepared.append(&state.deps, Kind::Verdict).await;
     answer.record_metrics(Kind::Verdict);
     Ok(answer.into_response(config.retry_after_s))
 }

@@ -11,8 +11,9 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use twice_api::ports::{
-    ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus, PortError,
-    Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, StreamReport, StreamStatus,
+    Admission, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
+    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, StreamReport,
+    StreamStatus,
 };
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
 use twice_log::archive::{Archive, RunOutcome};
@@ -92,6 +93,12 @@ impl HealthStatus for Parts {
     }
 }
 
+impl Admission for Parts {
+    fn admit(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
 pub struct Server {
     pub url: String,
     pub client: Client,
@@ -152,6 +159,7 @@ impl Server {
             explain: Arc::new(Parts),
             stream: Arc::new(Parts),
             health: Arc::new(Parts),
+            admission: Arc::new(Parts),
             render_metrics: Arc::new(|| "twice_test 1\n".to_owned()),
         };
         replace(&mut deps);

@@ -1,0 +1,23 @@
+//! Names of the metrics the node itself records; [`describe`] registers their meaning.
+
+use metrics::{Unit, describe_counter, describe_gauge};
+
+/// Share of the data folder's disk that is free, 0 to 1.
+pub const DISK_FREE_SHARE: &str = "twice_disk_free_share";
+/// Size of the log's segment files.
+pub const LOG_BYTES: &str = "twice_log_bytes";
+/// First offset the log still holds. Labels `topic`, `partition`.
+pub const LOG_EARLIEST_OFFSET: &str = "twice_log_earliest_offset";
+/// Bytes by which the log exceeds `log_bytes_max` because archive or checkpoints lag.
+pub const LOG_OVER_LIMIT_BYTES: &str = "twice_log_over_limit_bytes";
+/// Segments trimmed.
+pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "twice_log_trimmed_segments_total";
+
+/// Registers the meaning and unit of every metric with the recorder in force.
+pub fn describe() {
+    describe_gauge!(DISK_FREE_SHARE, Unit::Count, "share of the data folder's disk that is free");
+    describe_gauge!(LOG_BYTES, Unit::Bytes, "size of the log's segment files");
+    describe_gauge!(LOG_EARLIEST_OFFSET, Unit::Count, "first offset the log still holds");
+    describe_gauge!(LOG_OVER_LIMIT_BYTES, Unit::Bytes, "bytes of log above its limit that are still needed");
+    describe_counter!(LOG_TRIMMED_SEGMENTS_TOTAL, Unit::Count, "segments of the log trimmed");
+}
