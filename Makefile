@@ -35,12 +35,17 @@ doctests:
 # nextest where it is installed, cargo's own runner where it is not; the end-to-end tests take turns under both.
 tests:
 	@echo "==> unit tests and end-to-end tests"
-	@export TWICE_TEST_PYTHON="$$(tests/python-env)"; \
+	@export TWICE_TEST_PYTHON="$$(tests/python-env)" TWICE_TEST_SKIPPED="$$(mktemp)"; \
+	status=0; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --workspace --no-fail-fast; \
+		cargo nextest run --workspace --no-fail-fast || status=$$?; \
 	else \
-		cargo test --workspace --no-fail-fast --lib --bins --tests; \
-	fi
+		cargo test --workspace --no-fail-fast --lib --bins --tests || status=$$?; \
+	fi; \
+	if [ -s "$$TWICE_TEST_SKIPPED" ]; then \
+		echo "==> $$(wc -l < "$$TWICE_TEST_SKIPPED") tests were skipped:"; sort "$$TWICE_TEST_SKIPPED"; \
+	fi; \
+	rm -f "$$TWICE_TEST_SKIPPED"; exit $$status
 
 verify-full:
 	@tests/verify-full "$(PART)"
