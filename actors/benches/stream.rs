@@ -16,8 +16,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use twice_actors::campaign::{CampaignState, SealEnds, StreamRules};
-use twice_actors::{SealArchive, StreamConfig, StreamParts, StreamPath};
-use twice_log::archive::{CountingSettings, Seal, StoredSeal};
+use twice_actors::{ClickHistory, SealArchive, StreamConfig, StreamParts, StreamPath};
+use twice_log::archive::{CountingSettings, FileEntry, Seal, StoredManifest, StoredSeal};
 use twice_log::event::Sha256Hex;
 use twice_log::event::record::{decode_click, encode_click};
 use twice_log::fail::FailPoints;
@@ -129,6 +129,7 @@ fn actors(log: &Arc<MemoryLog>, checkpoint_interval_ms: u64) -> u64 {
         log: log.clone(),
         windows: Arc::new(Forgetful),
         seals: Arc::new(Forgetful),
+        history: Arc::new(Forgetful),
         clock: Arc::new(WallClock),
         settings: CountingSettings::default(),
         checkpoints: folder.path().join("checkpoints"),
@@ -241,6 +242,17 @@ impl WindowStore for Forgetful {
     }
 
     async fn hours(&self) -> twice_store::Result<Vec<Hour>> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl ClickHistory for Forgetful {
+    async fn manifests(&self, _: Generation, _: PartitionId) -> twice_log::Result<Vec<StoredManifest>> {
+        Ok(Vec::new())
+    }
+
+    async fn clicks(&self, _: &FileEntry) -> twice_log::Result<Vec<ClickCopy>> {
         Ok(Vec::new())
     }
 }

@@ -29,6 +29,10 @@ pub struct StreamConfig {
     /// Page cache of the checkpoint store. Default 128 MiB.
     #[arg(long, default_value_t = StreamConfig::default().checkpoint_cache_bytes)]
     pub checkpoint_cache_bytes: u64,
+    /// Time without a click after which a campaign leaves memory; its state stays in the checkpoints and its next click
+    /// brings it back. Shorter means less memory, more reads from sled. 10 to 86_400_000, default 600_000.
+    #[arg(long, default_value_t = StreamConfig::default().campaign_idle_ms)]
+    pub campaign_idle_ms: u64,
     /// Wait after a failed read of the log, or before a failed partition starts again. Default 500.
     #[arg(long = "stream-retry-pause-ms", id = "stream_retry_pause_ms", default_value_t = StreamConfig::default().retry_pause_ms)]
     pub retry_pause_ms: u64,
@@ -43,6 +47,7 @@ impl Default for StreamConfig {
             dedup_bytes_max: 4 << 30,
             threads: 0,
             checkpoint_cache_bytes: 128 << 20,
+            campaign_idle_ms: 600_000,
             retry_pause_ms: 500,
         }
     }
@@ -59,6 +64,7 @@ impl StreamConfig {
         check("read_bytes_max", self.read_bytes_max as u64, 4 << 10, 64 << 20)?;
         check("dedup_bytes_max", self.dedup_bytes_max, 1 << 20, u64::MAX)?;
         check("checkpoint_cache_bytes", self.checkpoint_cache_bytes, 1 << 20, u64::MAX)?;
+        check("campaign_idle_ms", self.campaign_idle_ms, 10, 86_400_000)?;
         check("retry_pause_ms", self.retry_pause_ms, 1, 60_000)
     }
 }

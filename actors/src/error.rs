@@ -57,9 +57,20 @@ pub enum Error {
     Layout { path: PathBuf, found: String, expected: String },
     /// The log ends before what the checkpoint reflects: records were lost. The operator restores the log.
     #[error(
-        "the log of partition {partition} ends at {end}, before offset {applied} that was counted already"
+        "the log of partition {partition} ends at {end}, before offset {applied} that was counted already: put the log's \
+         data back, or, if it is gone for good, start again with a new data folder"
     )]
     LogWentBackwards { partition: PartitionId, applied: LogOffset, end: LogOffset },
+    /// The archive does not hold what its manifests say, and the state cannot be rebuilt from it. The partition goes on
+    /// from the log alone and marks hours incomplete.
+    #[error(
+        "the state of partition {partition} cannot be rebuilt from the archive; restore the file it names"
+    )]
+    HistoryDamaged {
+        partition: PartitionId,
+        #[source]
+        source: twice_log::Error,
+    },
     /// The partition does not exist in this log, or this process does not own it.
     #[error("partition {partition} is not run here")]
     UnknownPartition { partition: PartitionId },
@@ -96,9 +107,10 @@ impl Error {
                 twice_log::ErrorKind::Damage | twice_log::ErrorKind::Fatal => ErrorKind::Fatal,
             },
             Error::Store(_) | Error::NotPublished { .. } => ErrorKind::Retry,
-            Error::CampaignDied { .. } | Error::Checkpoint { .. } | Error::TaskDied { .. } => {
-                ErrorKind::Restart
-            }
+            Error::CampaignDied { .. }
+            | Error::Checkpoint { .. }
+            | Error::HistoryDamaged { .. }
+            | Error::TaskDied { .. } => ErrorKind::Restart,
             Error::CheckpointDamage { .. } => ErrorKind::Damage,
             Error::CheckpointFolder { .. }
             | Error::Layout { .. }

@@ -26,6 +26,16 @@ pub const CHECKPOINT_SECONDS: &str = "twice_stream_checkpoint_seconds";
 pub const CHECKPOINT_BYTES: &str = "twice_stream_checkpoint_bytes";
 /// Memory of the dedup sets. Label `partition`.
 pub const DEDUP_BYTES: &str = "twice_stream_dedup_bytes";
+/// Campaigns in memory. Label `partition`.
+pub const CAMPAIGNS_ACTIVE: &str = "twice_stream_campaigns_active";
+/// Campaigns at rest in the checkpoint store. Label `partition`.
+pub const CAMPAIGNS_RESTING: &str = "twice_stream_campaigns_resting";
+/// Campaigns that left memory.
+pub const CAMPAIGNS_RESTED_TOTAL: &str = "twice_stream_campaigns_rested_total";
+/// Campaigns that a click brought back from the checkpoint store.
+pub const CAMPAIGNS_WOKEN_TOTAL: &str = "twice_stream_campaigns_woken_total";
+/// Copies read from the archive because the log no longer holds them.
+pub const REBUILT_TOTAL: &str = "twice_stream_rebuilt_total";
 /// Dedup entries dropped before their time.
 pub const DEDUP_DROPPED_TOTAL: &str = "twice_stream_dedup_dropped_total";
 /// Time of one publish of changed windows.
@@ -63,6 +73,11 @@ pub fn describe() {
     describe_histogram!(CHECKPOINT_SECONDS, Unit::Seconds, "Time of one checkpoint, snapshot to commit");
     describe_histogram!(CHECKPOINT_BYTES, Unit::Bytes, "Bytes written by one checkpoint");
     describe_gauge!(DEDUP_BYTES, Unit::Bytes, "Memory of the dedup sets");
+    describe_gauge!(CAMPAIGNS_ACTIVE, Unit::Count, "Campaigns in memory");
+    describe_gauge!(CAMPAIGNS_RESTING, Unit::Count, "Campaigns at rest in the checkpoint store");
+    describe_counter!(CAMPAIGNS_RESTED_TOTAL, Unit::Count, "Campaigns that left memory");
+    describe_counter!(CAMPAIGNS_WOKEN_TOTAL, Unit::Count, "Campaigns that a click brought back");
+    describe_counter!(REBUILT_TOTAL, Unit::Count, "Copies read from the archive to rebuild state");
     describe_counter!(DEDUP_DROPPED_TOTAL, Unit::Count, "Dedup entries dropped before their time");
     describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "Time of one publish of changed windows");
     describe_counter!(PUBLISH_FAILURES_TOTAL, Unit::Count, "Publishes that failed and are tried again");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, Arbiter};
 use futures::future::join_all;
+use tokio::sync::Semaphore;
 use twice_log::archive::{CountingSettings, StoredSeal};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
@@ -17,7 +18,8 @@ use crate::config::StreamConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::LAG_RECORDS;
 use crate::partition::{
-    DedupBudget, PartitionActor, PartitionSetup, PartitionStatus, SealArchive, SealHour, StopPartition,
+    ClickHistory, DedupBudget, PartitionActor, PartitionSetup, PartitionStatus, SealArchive, SealHour,
+    StopPartition,
 };
 
 /// What the stream path works with.
@@ -26,6 +28,8 @@ pub struct StreamParts {
     pub log: Arc<dyn ClickLog>,
     pub windows: Arc<dyn WindowStore>,
     pub seals: Arc<dyn SealArchive>,
+    /// Where clicks are read that the log no longer holds.
+    pub history: Arc<dyn ClickHistory>,
     pub clock: Arc<dyn Clock>,
     /// The rules both paths share; the reconciler MUST be given the same.
     pub settings: CountingSettings,
@@ -69,6 +73,7 @@ impl StreamPath {
         let count = loaded.len();
         let arbiters = start_arbiters(config.threads, count)?;
         let budget = Arc::new(DedupBudget::new(config.dedup_bytes_max, parts.log.partitions()));
+        let rebuild_turn = Arc::new(Semaphore::new(1));
         let mut partitions = Vec::with_capacity(count);
         for (index, (writer, checkpoint)) in loaded.into_iter().enumerate() {
             let partition = writer.partition();
@@ -79,6 +84,7 @@ impl StreamPath {
                 parts: parts.clone(),
                 config: config.clone(),
                 budget: budget.clone(),
+                rebuild_turn: rebuild_turn.clone(),
                 status: status.clone(),
             };
             let arbiter = arbiters[index % arbiters.len()].handle();

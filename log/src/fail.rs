@@ -27,6 +27,7 @@ macro_rules! fail_points {
 fail_points! {
     LogWritten = "log-written": "A group of the log is written and not yet synced.",
     LogSynced = "log-synced": "A group of the log is synced and nobody was told.",
+    LogSegmentRemoved = "log-segment-removed": "A trimmed segment's file is removed, its folder is not synced.",
     ArchiveFilesPut = "archive-files-put": "Data files are in the archive, their manifest is not.",
     ManifestPut = "manifest-put": "A manifest is put and the archiver has not gone on.",
     CheckpointStatesWritten = "checkpoint-states-written": "States of a checkpoint are written and not flushed.",

@@ -24,9 +24,11 @@ use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerH
 use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
 
 use crate::archive;
+use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
 use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
+use crate::trim::{TrimConfig, Trimming};
 
 /// Renders the metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -42,6 +44,8 @@ pub struct NodeConfig {
     pub reconciler: ReconcilerConfig,
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
+    pub disk: DiskConfig,
+    pub trim: TrimConfig,
     pub fail_points: FailPoints,
     pub render_metrics: RenderMetrics,
 }
@@ -70,6 +74,7 @@ impl Node {
         fs.create_dir_all(folder)
             .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
         let lock = lock(folder)?;
+        let space = Arc::new(DiskSpace::new(folder, config.disk)?);
         let log =
             OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
@@ -103,12 +108,22 @@ impl Node {
             reconciler: reconciler.clone(),
             clock: clock.clone(),
             freshness: Arc::default(),
+            space: space.clone(),
         });
         let housekeeping = Housekeeping {
             status: status.clone(),
             windows: windows.clone(),
             billing: store.clone(),
             clock: clock.clone(),
+            space,
+            trimming: log.embedded().map(|log| Trimming {
+                log,
+                stream: stream.clone(),
+                archiving: archiving.clone(),
+                clock: clock.clone(),
+                counting: config.counting,
+                config: config.trim,
+            }),
         };
         let node = Self {
             log,
@@ -146,6 +161,7 @@ impl Node {
             reconcile: Arc::new(Reconciles(self.reconciler.clone())),
             explain: Arc::new(Explains(self.reconciler.clone())),
             stream: status.clone(),
+            admission: status.space.clone(),
             health: status,
             render_metrics,
         }
@@ -179,6 +195,7 @@ async fn start_readers(
         log: log.clone(),
         windows,
         seals: Arc::new(archive.clone()),
+        history: Arc::new(archive.clone()),
         clock,
         settings: config.counting,
         checkpoints: config.data_dir.join("sled/checkpoints"),

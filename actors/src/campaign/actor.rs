@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use actix::{Actor, Context, Handler, MessageResult};
 
 use super::messages::{
-    Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, TakeChangedWindows, TakeSnapshot,
+    Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, PrepareRest, TakeChangedWindows,
+    TakeSnapshot,
 };
 use super::state::{CampaignState, Tallies};
 
@@ -78,6 +79,14 @@ impl Handler<TakeSnapshot> for CampaignActor {
 
     fn handle(&mut self, message: TakeSnapshot, _context: &mut Self::Context) -> Self::Result {
         MessageResult(self.state.snapshot(message.checkpoint, message.dedup_floor))
+    }
+}
+
+impl Handler<PrepareRest> for CampaignActor {
+    type Result = MessageResult<PrepareRest>;
+
+    fn handle(&mut self, _message: PrepareRest, _context: &mut Self::Context) -> Self::Result {
+        MessageResult(self.state.resting())
     }
 }
 

@@ -9,7 +9,7 @@ use twice_store::windows::{Fence, WindowRow};
 
 use super::dedup::{DroppedEntries, OldestGroup};
 use super::state::{ClosedHour, SealEnds, Tallies};
-use crate::checkpoint::{CampaignSnapshot, CheckpointNumber};
+use crate::checkpoint::{CampaignSnapshot, CheckpointNumber, Resting};
 
 /// Applies the copies of one campaign; those at or below the state's own offset are skipped (G-2).
 #[derive(Message)]
@@ -57,6 +57,11 @@ pub struct TakeSnapshot {
     pub checkpoint: CheckpointNumber,
     pub dedup_floor: Option<UtcMillis>,
 }
+
+/// Asks what memory must keep of the campaign when its actor stops; `None`: not all of it is stored, it must stay.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<Resting>")]
+pub struct PrepareRest;
 
 /// Forgets identities that decide nothing any more; returns what the set takes now.
 #[derive(Debug, Message)]

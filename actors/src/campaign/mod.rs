@@ -17,7 +17,8 @@ pub use actor::CampaignActor;
 pub(crate) use actor::NONE_AT_HAND;
 pub use dedup::{DedupEntry, DedupSet, DroppedEntries, OldestGroup};
 pub use messages::{
-    Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, TakeChangedWindows, TakeSnapshot,
+    Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, PrepareRest, TakeChangedWindows,
+    TakeSnapshot,
 };
 pub use rules::StreamRules;
 pub use state::{CampaignState, ClosedHour, Outcome, SealEnds, Tallies};

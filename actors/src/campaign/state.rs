@@ -15,7 +15,7 @@ use super::dedup::{DedupEntry, DedupSet, DroppedEntries, OldestGroup};
 use super::rules::StreamRules;
 use super::window::Window;
 use crate::checkpoint::{
-    CampaignMeta, CampaignSnapshot, CheckpointNumber, EntryKind, LoadedCampaign, StoredEntry,
+    CampaignMeta, CampaignSnapshot, CheckpointNumber, EntryKind, LoadedCampaign, Resting, StoredEntry,
 };
 
 /// First offset not counted of each sealed hour: copies of the hour at or above it are late.
@@ -280,6 +280,24 @@ impl CampaignState {
     /// Returns the newest event time of the oldest dedup chunk stored: it expires when the floor is there.
     pub fn next_expiry(&self) -> Option<UtcMillis> {
         self.chunks.iter().map(|(latest, _)| *latest).min()
+    }
+
+    /// Returns what memory must keep when this state is dropped; `None` if the store does not hold all of it.
+    ///
+    /// The caller makes sure that the last snapshot is committed and the windows taken last are published.
+    pub fn resting(&self) -> Option<Resting> {
+        let is_stored = !self.changed && self.superseded.is_empty() && !self.dedup.has_unsaved();
+        if !is_stored || !self.unpublished.is_empty() {
+            return None;
+        }
+        let mut resting = Resting::default();
+        for (latest, stored) in &self.chunks {
+            resting.add_chunk(*latest, stored.sum);
+        }
+        for (start, window) in &self.windows {
+            resting.add_window(*start, window.clicks, window.stored?.sum);
+        }
+        Some(resting)
     }
 
     /// Encodes what changed since the last snapshot as entries numbered `checkpoint`, and names what they supersede.

@@ -25,6 +25,13 @@ pub enum EntryKind {
     Window(UtcMillis),
 }
 
+impl EntryKind {
+    /// Returns whether the totals of a commit count such entries.
+    pub(super) fn is_counted(self) -> bool {
+        self != EntryKind::Meta
+    }
+}
+
 /// An entry as its owner remembers it: enough to supersede it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEntry {
@@ -33,6 +40,8 @@ pub struct StoredEntry {
 }
 
 /// Number of entries and the wrapping sum of their hashes: equal totals mean the same entries.
+///
+/// Meta records are not among them: a lost one changes no count, and that of a forgotten campaign may linger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EntryTotals {
     pub entries: u64,
@@ -60,13 +69,22 @@ pub struct CampaignMeta {
     pub tallies: Tallies,
 }
 
+/// An entry ready to be written.
+#[derive(Debug)]
+pub(super) struct SealedEntry {
+    pub(super) kind: EntryKind,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) sum: u64,
+}
+
 /// What changed of one campaign since the checkpoint before, encoded.
 #[derive(Debug)]
 pub struct CampaignSnapshot {
     pub campaign: CampaignId,
     pub checkpoint: CheckpointNumber,
     /// Keys and values to write.
-    pub(super) entries: Vec<(Vec<u8>, Vec<u8>, u64)>,
+    pub(super) entries: Vec<SealedEntry>,
     /// Entries that stop to matter with this checkpoint's commit.
     pub(super) superseded: Vec<(EntryKind, StoredEntry)>,
     /// Newest event time of the campaign's oldest dedup chunk: when its floor is there, ask for a snapshot again.
@@ -107,7 +125,7 @@ impl CampaignSnapshot {
     fn put(&mut self, kind: EntryKind, payload: Vec<u8>) -> StoredEntry {
         let key = entry_key(&self.campaign, kind, self.checkpoint);
         let (value, sum) = seal_value(&key, payload);
-        self.entries.push((key, value, sum));
+        self.entries.push(SealedEntry { kind, key, value, sum });
         StoredEntry { checkpoint: self.checkpoint, sum }
     }
 }
@@ -126,13 +144,33 @@ pub(super) fn entry_key(campaign: &CampaignId, kind: EntryKind, checkpoint: Chec
         EntryKind::Meta => (KIND_META, 0),
         EntryKind::Window(start) => (KIND_WINDOW, start.epoch_ms()),
     };
-    let name = campaign.as_str().as_bytes();
-    let mut key = Vec::with_capacity(name.len() + 18);
-    key.extend([tag, name.len() as u8]); // ids are at most 64 bytes
-    key.extend(name);
+    let mut key = prefix(tag, campaign);
     key.extend(((minute as u64) ^ (1 << 63)).to_be_bytes()); // sign flipped: keys sort by time
     key.extend(checkpoint.0.to_be_bytes());
     key
+}
+
+/// Returns what the keys of a campaign's dedup chunks begin with.
+pub(super) fn chunk_prefix(campaign: &CampaignId) -> Vec<u8> {
+    prefix(KIND_DEDUP, campaign)
+}
+
+/// Returns what the keys of a campaign's meta records begin with.
+pub(super) fn meta_prefix(campaign: &CampaignId) -> Vec<u8> {
+    prefix(KIND_META, campaign)
+}
+
+/// Returns what the keys of a campaign's windows begin with.
+pub(super) fn window_prefix(campaign: &CampaignId) -> Vec<u8> {
+    prefix(KIND_WINDOW, campaign)
+}
+
+fn prefix(tag: u8, campaign: &CampaignId) -> Vec<u8> {
+    let name = campaign.as_str().as_bytes();
+    let mut prefix = Vec::with_capacity(name.len() + 18);
+    prefix.extend([tag, name.len() as u8]); // ids are at most 64 bytes
+    prefix.extend(name);
+    prefix
 }
 
 /// Returns the key of a commit record.
@@ -168,6 +206,11 @@ pub(super) fn seal_value(key: &[u8], mut payload: Vec<u8>) -> (Vec<u8>, u64) {
     let checksum = crc32c_append(crc32c(key), &payload);
     payload.extend(checksum.to_le_bytes());
     (payload, xxh3_64_with_seed(key, u64::from(checksum)))
+}
+
+/// Returns the payload of a value whose checksum was checked.
+pub(super) fn payload_of(value: &[u8]) -> &[u8] {
+    value.split_last_chunk::<CHECKSUM_BYTES>().map_or(&[], |(payload, _)| payload)
 }
 
 /// Checks a value under its key; returns the payload and its part of the totals, or `None` if the checksum is wrong.

@@ -1,13 +1,16 @@
-//! Loading a partition's last checkpoint, and deleting whatever does not belong to it. Blocking.
+//! Opening a partition's last checkpoint: every entry is checked, whatever does not belong to it is deleted. Blocking.
+//!
+//! No state is kept: a summary of each campaign is, so that a million idle ones cost neither time nor memory to speak of.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use hashbrown::HashMap;
 use twice_log::{CampaignId, Generation, PartitionId, UtcMillis};
 
 use super::codec;
 use super::commit::{CheckpointNumber, Commit};
 use super::entry::{self, CampaignMeta, EntryKind, EntryTotals, ParsedKey, StoredEntry};
+use super::resting::Resting;
 use super::write::{CheckpointWriter, failed};
 use crate::campaign::{DedupEntry, Window};
 use crate::error::{Error, Result};
@@ -21,11 +24,11 @@ pub struct LoadedCampaign {
     pub chunks: Vec<(Vec<DedupEntry>, StoredEntry)>,
 }
 
-/// A committed checkpoint with every state in it.
+/// A committed checkpoint with a summary of every campaign in it.
 #[derive(Debug)]
 pub struct LoadedCheckpoint {
     pub commit: Commit,
-    pub campaigns: Vec<LoadedCampaign>,
+    pub resting: HashMap<CampaignId, Resting>,
 }
 
 impl CheckpointWriter {
@@ -57,8 +60,11 @@ impl CheckpointWriter {
         if (commit.generation, commit.partition) != (generation, self.partition) {
             return Err(self.damage("its commit record belongs to another partition"));
         }
-        let scan = self.scan(&commit)?;
-        if (scan.totals.entries, scan.totals.sum) != (commit.entries, commit.entries_sum) {
+        let mut scan = self.scan(&commit)?;
+        scan.forget_bare_campaigns();
+        let committed = EntryTotals { entries: commit.entries, sum: commit.entries_sum };
+        // Commits of the first format count meta records too.
+        if scan.totals != committed && scan.totals_with_metas != committed {
             return Err(self.damage(&format!(
                 "{} entries were found where the commit record names {}",
                 scan.totals.entries, commit.entries
@@ -70,8 +76,7 @@ impl CheckpointWriter {
         self.flush()?;
         self.totals = scan.totals;
         self.committed = Some(commit.checkpoint);
-        let campaigns = scan.campaigns.into_values().collect();
-        Ok(Some(LoadedCheckpoint { commit, campaigns }))
+        Ok(Some(LoadedCheckpoint { commit, resting: scan.campaigns }))
     }
 
     /// A commit record with a wrong checksum is damage, even if an older one is sound: it was flushed once.
@@ -103,8 +108,8 @@ impl CheckpointWriter {
                 ParsedKey::Entry { checkpoint, .. } if checkpoint > commit.checkpoint => {
                     scan.deletions.push(key);
                 }
-                ParsedKey::Entry { campaign, kind, checkpoint } => {
-                    let next = Candidate { campaign, kind, checkpoint, key, value };
+                ParsedKey::Entry { campaign, kind, .. } => {
+                    let next = Candidate { campaign, kind, key, value };
                     if let Some(before) = candidate.take() {
                         if before.is_superseded_by(&next) {
                             scan.deletions.push(before.key);
@@ -123,17 +128,19 @@ impl CheckpointWriter {
     }
 
     fn take_in(&self, candidate: Candidate, commit: &Commit, scan: &mut Scan) -> Result<()> {
-        let Candidate { campaign, kind, checkpoint, key, value } = candidate;
+        let Candidate { campaign, kind, key, value } = candidate;
         let (payload, sum) =
             entry::open_value(&key, &value).ok_or_else(|| self.damage("an entry's checksum is wrong"))?;
-        let stored = StoredEntry { checkpoint, sum };
         let unreadable = || self.damage(&format!("an entry of campaign {campaign} does not read"));
-        let state = scan.campaigns.entry(campaign.clone());
         let retired = |start: UtcMillis| commit.retired_hours.contains(&start.hour());
         match kind {
             EntryKind::Meta => {
-                let meta = codec::decode_meta(payload).ok_or_else(unreadable)?;
-                loaded(state, &campaign).meta = Some((meta, stored));
+                codec::decode_meta(payload).ok_or_else(unreadable)?;
+                scan.totals_with_metas.add(sum);
+                if !scan.campaigns.contains_key(&campaign) {
+                    scan.bare_metas.push((campaign, key)); // its windows come later, if it has any
+                }
+                return Ok(());
             }
             EntryKind::Window(start) if retired(start) => {
                 scan.deletions.push(key);
@@ -141,19 +148,23 @@ impl CheckpointWriter {
             }
             EntryKind::Window(start) => {
                 let window = codec::decode_window(payload).ok_or_else(unreadable)?;
-                loaded(state, &campaign).windows.push((start, window, stored));
+                scan.campaigns.entry(campaign).or_default().add_window(start, window.clicks, sum);
             }
             EntryKind::DedupChunk => {
                 let entries = codec::decode_chunk(payload).ok_or_else(unreadable)?;
-                let latest = entries.iter().map(|entry| entry.event_time).max();
-                if latest <= commit.dedup_floor {
-                    scan.deletions.push(key);
-                    return Ok(());
+                match entries.iter().map(|entry| entry.event_time).max() {
+                    Some(latest) if Some(latest) > commit.dedup_floor => {
+                        scan.campaigns.entry(campaign).or_default().add_chunk(latest, sum);
+                    }
+                    _ => {
+                        scan.deletions.push(key);
+                        return Ok(());
+                    }
                 }
-                loaded(state, &campaign).chunks.push((entries, stored));
             }
         }
         scan.totals.add(sum);
+        scan.totals_with_metas.add(sum);
         Ok(())
     }
 
@@ -162,30 +173,31 @@ impl CheckpointWriter {
     }
 }
 
-fn loaded<'a>(
-    state: std::collections::btree_map::Entry<'a, CampaignId, LoadedCampaign>,
-    campaign: &CampaignId,
-) -> &'a mut LoadedCampaign {
-    state.or_insert_with(|| LoadedCampaign {
-        campaign: campaign.clone(),
-        meta: None,
-        windows: Vec::new(),
-        chunks: Vec::new(),
-    })
-}
-
 /// What one pass over the tree found.
 #[derive(Default)]
 struct Scan {
-    campaigns: BTreeMap<CampaignId, LoadedCampaign>,
+    campaigns: HashMap<CampaignId, Resting>,
     totals: EntryTotals,
+    totals_with_metas: EntryTotals,
+    /// Meta records of campaigns of which no chunk was found.
+    bare_metas: Vec<(CampaignId, sled::IVec)>,
     deletions: Vec<sled::IVec>,
+}
+
+impl Scan {
+    /// A campaign without windows and chunks decides nothing: its meta record goes, as it may have gone before.
+    fn forget_bare_campaigns(&mut self) {
+        for (campaign, key) in std::mem::take(&mut self.bare_metas) {
+            if !self.campaigns.contains_key(&campaign) {
+                self.deletions.push(key);
+            }
+        }
+    }
 }
 
 struct Candidate {
     campaign: CampaignId,
     kind: EntryKind,
-    checkpoint: CheckpointNumber,
     key: sled::IVec,
     value: sled::IVec,
 }
@@ -197,7 +209,7 @@ impl Candidate {
 }
 
 /// Corruption found while reading is damage of the folder; anything else is an error of the machine.
-fn read_failed(partition: PartitionId, source: sled::Error) -> Error {
+pub(super) fn read_failed(partition: PartitionId, source: sled::Error) -> Error {
     match source {
         sled::Error::Corruption { .. } => {
             Error::CheckpointDamage { partition, reason: format!("sled found corruption: {source}") }

@@ -82,6 +82,10 @@ impl CheckpointStore {
             Ok(Err(sled::Error::Io(source))) => {
                 return Err(Error::CheckpointFolder { path: path.to_owned(), source });
             }
+            Ok(Err(sled::Error::Unsupported(reason))) => {
+                let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
+                return Err(Error::CheckpointFolder { path: path.to_owned(), source });
+            }
             Ok(Err(source)) => return Err(failed("open", source)),
             Ok(Ok(db)) => db,
         };
@@ -126,6 +130,7 @@ impl CheckpointStore {
             fail_points,
             totals: EntryTotals::default(),
             committed: None,
+            shed_keys: Vec::new(),
             _store: self.shared.clone(),
         })
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hashbrown::HashMap;
 use proptest::prelude::*;
 use twice_log::archive::CountingSettings;
 use twice_log::fail::FailPoints;
@@ -11,8 +12,8 @@ use twice_log::{CampaignId, ClickCopy, Generation, Hour, LogOffset, PartitionId,
 use twice_store::windows::Fence;
 
 use super::{
-    CheckpointBatch, CheckpointLayout, CheckpointNumber, CheckpointStore, CheckpointWriter, Commit,
-    LoadedCheckpoint,
+    CheckpointBatch, CheckpointLayout, CheckpointNumber, CheckpointReader, CheckpointStore, CheckpointWriter,
+    Commit, LoadedCheckpoint, Resting,
 };
 use crate::campaign::{CampaignState, ClosedHour, SealEnds, StreamRules};
 use crate::error::{Error, Result};
@@ -37,22 +38,65 @@ fn writer(folder: &Path) -> CheckpointWriter {
 struct Simulated {
     rules: StreamRules,
     states: BTreeMap<CampaignId, CampaignState>,
+    resting: HashMap<CampaignId, Resting>,
+    shed: Vec<CampaignId>,
+    reader: CheckpointReader,
     watermark: Watermark,
     applied_end: LogOffset,
 }
 
 impl Simulated {
-    fn new(loaded: Option<LoadedCheckpoint>) -> Self {
+    fn new(writer: &CheckpointWriter, loaded: Option<LoadedCheckpoint>) -> Self {
         let settings = CountingSettings::default();
         let rules = StreamRules::new(&settings);
         let highest = loaded.as_ref().and_then(|loaded| loaded.commit.highest_time);
         let applied_end = loaded.as_ref().map_or(LogOffset(0), |loaded| loaded.commit.applied_end);
-        let campaigns = loaded.map(|loaded| loaded.campaigns).unwrap_or_default();
-        let states = campaigns
-            .into_iter()
-            .map(|loaded| (loaded.campaign.clone(), CampaignState::restore(loaded, rules)));
-        let states = states.collect();
-        Self { rules, states, watermark: Watermark::new(highest, settings.disorder_ms), applied_end }
+        Self {
+            rules,
+            states: BTreeMap::new(),
+            resting: loaded.map(|loaded| loaded.resting).unwrap_or_default(),
+            shed: Vec::new(),
+            reader: writer.reader(),
+            watermark: Watermark::new(highest, settings.disorder_ms),
+            applied_end,
+        }
+    }
+
+    fn wake(&mut self, campaign: &CampaignId) {
+        if let Some(wanted) = self.resting.remove_entry(campaign) {
+            for loaded in self.reader.campaigns(&[wanted]).expect("the campaign reads") {
+                self.states.insert(campaign.clone(), CampaignState::restore(loaded, self.rules));
+            }
+        }
+    }
+
+    /// Lets every campaign rest that may.
+    fn rest(&mut self) {
+        let fence = Fence { lease_epoch: 0, generation: GENERATION, applied: self.applied_end };
+        let resting = &mut self.resting;
+        self.states.retain(|campaign, state| {
+            state.take_windows(fence, false);
+            let left = state.resting().map(|rests| resting.insert(campaign.clone(), rests));
+            left.is_none()
+        });
+    }
+
+    /// Counts of every campaign, those at rest included.
+    fn counts(&mut self) -> Counts {
+        let resting: Vec<CampaignId> = self.resting.keys().cloned().collect();
+        resting.iter().for_each(|campaign| self.wake(campaign));
+        state_counts(self.states.values())
+    }
+
+    fn written(&mut self) {
+        // What the checkpoint left of them; the store is asked anew, as a restart would.
+        let left = self.reader.clone();
+        for campaign in std::mem::take(&mut self.shed) {
+            let rests = left.summary(&campaign).expect("reads");
+            if !rests.is_over() {
+                self.resting.insert(campaign, rests);
+            }
+        }
     }
 
     fn apply(&mut self, copies: &[ClickCopy], seals: &SealEnds) {
@@ -60,6 +104,7 @@ impl Simulated {
             assert_eq!(copy.watermark, self.watermark.at_next(), "the watermark goes on where it stood");
             self.watermark.advance(&copy.click);
             let campaign = copy.click.campaign_id.clone();
+            self.wake(&campaign);
             let rules = self.rules;
             let state =
                 self.states.entry(campaign.clone()).or_insert_with(|| CampaignState::new(campaign, rules));
@@ -76,11 +121,21 @@ impl Simulated {
             let closed = state.close_hours(&[hour]);
             counts.extend(closed.iter().map(|ClosedHour { counted, .. }| (campaign.clone(), *counted)));
         }
+        let shed = self.resting.extract_if(|campaign, rests| {
+            let closed = rests.hours().iter().find(|(of, _)| *of == hour);
+            counts.extend(closed.map(|(_, counted)| (campaign.clone(), *counted)));
+            closed.is_some()
+        });
+        self.shed.extend(shed.map(|(campaign, _)| campaign));
         counts
     }
 
     fn batch(&mut self, checkpoint: CheckpointNumber, retired_hours: Vec<Hour>) -> CheckpointBatch {
         let dedup_floor = self.rules.dedup_floor(self.watermark.at_next());
+        let over = |rests: &Resting| {
+            rests.is_over() || rests.next_expiry().is_some_and(|at| Some(at) <= dedup_floor)
+        };
+        self.shed.extend(self.resting.extract_if(|_, rests| over(rests)).map(|(campaign, _)| campaign));
         let snapshots = self.states.values_mut().map(|state| state.snapshot(checkpoint, dedup_floor));
         let snapshots = snapshots.collect();
         let commit = Commit {
@@ -98,7 +153,7 @@ impl Simulated {
             incomplete_hours: Vec::new(),
             seals: Vec::new(),
         };
-        CheckpointBatch { commit, snapshots }
+        CheckpointBatch { commit, snapshots, shed: self.shed.clone() }
     }
 }
 
@@ -149,17 +204,19 @@ fn resume(folder: &Path, copies: &[ClickCopy], seals: &SealEnds) -> (u64, Counts
     let loaded = writer.load(GENERATION).expect("loads");
     let number = loaded.as_ref().map_or(0, |loaded| loaded.commit.checkpoint.0);
     if let Some(loaded) = &loaded {
+        let metas = writer.tree.scan_prefix(b"M").count() as u64;
         let commits = 1;
         assert_eq!(
             writer.tree.len() as u64,
-            loaded.commit.entries + commits,
+            loaded.commit.entries + metas + commits,
             "nothing else is left in the tree"
         );
+        assert_eq!(metas, loaded.resting.len() as u64, "a campaign with nothing left has no meta record");
     }
-    let mut simulated = Simulated::new(loaded);
+    let mut simulated = Simulated::new(&writer, loaded);
     let from = usize::try_from(simulated.applied_end.0).expect("not negative");
     simulated.apply(&copies[from..], seals);
-    (number, state_counts(simulated.states.values()))
+    (number, simulated.counts())
 }
 
 fn without(counts: &Counts, hour: Hour) -> Counts {
@@ -182,7 +239,8 @@ proptest! {
         let mut crashes = Crashes { folder: directory.path().join("checkpoints"), copies: Vec::new() };
         let mut writer = writer(&crashes.folder);
         crashes.here();
-        let mut simulated = Simulated::new(writer.load(GENERATION).expect("loads"));
+        let loaded = writer.load(GENERATION).expect("loads");
+        let mut simulated = Simulated::new(&writer, loaded);
         let mut seals = SealEnds::new();
         let sealing = copies.len() / size / 2;
         let mut closed = BTreeMap::new();
@@ -196,8 +254,13 @@ proptest! {
             }
             let batch = simulated.batch(writer.next_number(), retired);
             crashes.write(&mut writer, &batch);
+            simulated.written();
+            if index % 3 != 2 {
+                simulated.rest();
+            }
         }
-        drop(writer);
+        prop_assert_eq!(without(&simulated.counts(), eleven), without(&naive_counts(&copies, &seals, &settings), eleven));
+        drop((simulated, writer));
         let expected = naive_counts(&copies, &seals, &settings);
         prop_assert_eq!(&closed, &hour_counts(&expected, eleven));
         let mut number_before = 0;
@@ -230,7 +293,8 @@ fn some_copies() -> Vec<ClickCopy> {
 /// Writes two checkpoints of 100 copies each and returns the folder's writer.
 fn two_checkpoints(folder: &Path) -> CheckpointWriter {
     let mut writer = writer(folder);
-    let mut simulated = Simulated::new(writer.load(GENERATION).expect("loads"));
+    let loaded = writer.load(GENERATION).expect("loads");
+    let mut simulated = Simulated::new(&writer, loaded);
     for batch in some_copies()[..200].chunks(100) {
         simulated.apply(batch, &SealEnds::new());
         let batch = simulated.batch(writer.next_number(), Vec::new());
@@ -244,14 +308,15 @@ fn entries_above_the_last_commit_are_deleted_before_anything_is_applied() {
     let directory = tempfile::tempdir().expect("directory");
     let folder = directory.path().join("checkpoints");
     let mut first = two_checkpoints(&folder);
-    let mut simulated = Simulated::new(first.load(GENERATION).expect("loads"));
+    let loaded = first.load(GENERATION).expect("loads");
+    let mut simulated = Simulated::new(&first, loaded);
     simulated.apply(&some_copies()[200..], &SealEnds::new());
     let batch = simulated.batch(first.next_number(), Vec::new());
     let written = first.write_entries(&batch).expect("entries");
     assert!(written.entries > 0);
     first.flush().expect("flush");
     let before = first.tree.len();
-    drop(first);
+    drop((simulated, first));
 
     let mut second = writer(&folder);
     let loaded = second.load(GENERATION).expect("loads").expect("two checkpoints");
@@ -291,7 +356,7 @@ fn a_changed_entry_is_damage() {
 fn a_missing_entry_is_damage() {
     let directory = tempfile::tempdir().expect("directory");
     let mut writer = two_checkpoints(&directory.path().join("checkpoints"));
-    for prefix in [b"D", b"M", b"W"] {
+    for prefix in [b"D", b"W"] {
         let (key, value) = writer.tree.scan_prefix(prefix).last().expect("an entry").expect("reads");
         writer.tree.remove(&key).expect("remove");
         assert!(matches!(writer.load(GENERATION), Err(Error::CheckpointDamage { .. })));
@@ -328,21 +393,96 @@ fn bytes_overwritten_in_the_file_never_change_a_count() {
         let end = (at + 4_096).min(bytes.len());
         bytes[at..end].fill(0xA5);
         fs::write(folder.join("db"), bytes).expect("write");
-        let mut store = open(&folder).expect("opens, or is moved aside");
-        let mut writer = store.partition(PARTITION, FailPoints::default()).expect("partition");
-        let loaded = match writer.load(GENERATION) {
-            Err(reason @ Error::CheckpointDamage { .. }) => {
-                drop(writer);
-                store = store.replace_damaged(CACHE_BYTES, &reason).expect("begun anew");
-                writer = store.partition(PARTITION, FailPoints::default()).expect("partition");
-                writer.load(GENERATION).expect("loads")
+        assert_eq!(recovered(&folder, &copies), expected, "damage at byte {at}");
+    }
+}
+
+/// Opens a folder that a change was made to, recounts from whatever is found, and returns the counts.
+fn recovered(folder: &Path, copies: &[ClickCopy]) -> Counts {
+    let mut store = open(folder).expect("opens, or is moved aside");
+    let mut writer = store.partition(PARTITION, FailPoints::default()).expect("partition");
+    let loaded = match writer.load(GENERATION) {
+        Err(reason @ Error::CheckpointDamage { .. }) => {
+            drop(writer);
+            store = store.replace_damaged(CACHE_BYTES, &reason).expect("begun anew");
+            writer = store.partition(PARTITION, FailPoints::default()).expect("partition");
+            writer.load(GENERATION).expect("loads")
+        }
+        loaded => loaded.expect("loads"),
+    };
+    let mut simulated = Simulated::new(&writer, loaded);
+    let from = usize::try_from(simulated.applied_end.0).expect("not negative");
+    simulated.apply(&copies[from..], &SealEnds::new());
+    simulated.counts()
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("list") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn any_byte_flipped_or_file_removed_never_changes_a_count() {
+    let copies = some_copies();
+    let expected = naive_counts(&copies, &SealEnds::new(), &CountingSettings::default());
+    let directory = tempfile::tempdir().expect("directory");
+    let whole = directory.path().join("whole");
+    drop(two_checkpoints(&whole));
+    for file in files_below(&whole) {
+        let name = file.strip_prefix(&whole).expect("below").to_owned();
+        let length = usize::try_from(fs::metadata(&file).expect("the file").len()).expect("fits");
+        for place in 0..6 {
+            let folder = directory.path().join("changed");
+            copy_folder(&whole, &folder);
+            if place == 5 {
+                fs::remove_file(folder.join(&name)).expect("remove");
+            } else if length > 0 {
+                let mut bytes = fs::read(folder.join(&name)).expect("read");
+                bytes[(length - 1) * place / 4] ^= 0x10;
+                fs::write(folder.join(&name), bytes).expect("write");
             }
-            loaded => loaded.expect("loads"),
-        };
-        let mut simulated = Simulated::new(loaded);
-        let from = usize::try_from(simulated.applied_end.0).expect("not negative");
-        simulated.apply(&copies[from..], &SealEnds::new());
-        assert_eq!(state_counts(simulated.states.values()), expected, "damage at byte {at}");
+            let counts = recovered(&folder, &copies);
+            assert_eq!(counts, expected, "{} changed at place {place}", name.display());
+            fs::remove_dir_all(&folder).expect("remove");
+        }
+    }
+}
+
+#[test]
+fn a_lost_meta_record_changes_no_count() {
+    let directory = tempfile::tempdir().expect("directory");
+    let folder = directory.path().join("checkpoints");
+    let mut writer = two_checkpoints(&folder);
+    let (key, _) = writer.tree.scan_prefix(b"M").last().expect("an entry").expect("reads");
+    writer.tree.remove(&key).expect("remove");
+    let loaded = writer.load(GENERATION).expect("loads");
+    let mut simulated = Simulated::new(&writer, loaded);
+    let copies = some_copies();
+    simulated.apply(&copies[200..], &SealEnds::new());
+    assert_eq!(simulated.counts(), naive_counts(&copies, &SealEnds::new(), &CountingSettings::default()));
+}
+
+#[test]
+fn a_campaign_at_rest_that_lost_an_entry_is_damage() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut writer = two_checkpoints(&directory.path().join("checkpoints"));
+    let loaded = writer.load(GENERATION).expect("loads").expect("two checkpoints");
+    for prefix in [b"D", b"W"] {
+        let (key, value) = writer.tree.scan_prefix(prefix).last().expect("an entry").expect("reads");
+        writer.tree.remove(&key).expect("remove");
+        let wanted: Vec<_> = loaded.resting.clone().into_iter().collect();
+        assert!(matches!(writer.reader().campaigns(&wanted), Err(Error::CheckpointDamage { .. })));
+        writer.tree.insert(&key, value).expect("write");
+        assert_eq!(writer.reader().campaigns(&wanted).expect("whole again").len(), wanted.len());
     }
 }
 

@@ -53,6 +53,7 @@ impl PartitionActor {
             requests: SealRequests::default(),
             deaths: HashMap::new(),
             skips: Arc::default(),
+            is_history_damaged: false,
         };
         Self { commands, supervisor: Some(supervisor) }
     }
@@ -110,6 +111,8 @@ struct Supervisor {
     requests: SealRequests,
     deaths: HashMap<LogOffset, u32>,
     skips: Arc<HashSet<LogOffset>>,
+    /// The archive failed while state was rebuilt from it: the next run does without.
+    is_history_damaged: bool,
 }
 
 impl Supervisor {
@@ -143,7 +146,8 @@ impl Supervisor {
             Some(loaded) => loaded,
             None => self.load().await?,
         };
-        let recovered = recovery::recover(&self.setup, loaded).await?;
+        let reader = self.writer.lock().await.reader();
+        let recovered = recovery::recover(&self.setup, loaded, reader, self.is_history_damaged).await?;
         let mut runner = Runner::new(self.setup.clone(), recovered, self.writer.clone(), self.skips.clone());
         runner.run(&mut self.commands, &mut self.requests).await
     }
@@ -168,6 +172,7 @@ impl Supervisor {
     fn note_failure(&mut self, error: &Error) {
         tracing::error!(partition = %self.setup.partition, error = %error.with_causes(), "partition failed, starting again");
         self.setup.report(|status| status.phase = PartitionPhase::Failed(error.with_causes()));
+        self.is_history_damaged = matches!(error, Error::HistoryDamaged { .. });
         if let Error::CampaignDied { offset: Some(offset), .. } = error {
             let deaths = self.deaths.entry(*offset).or_insert(0);
             *deaths += 1;

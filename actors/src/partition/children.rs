@@ -1,23 +1,27 @@
-//! The campaign actors of one partition: created on first sight, asked together, answered one by one.
+//! The campaigns of one partition: an actor each while clicks come, at rest in the checkpoint store when idle.
 //!
 //! Guarantee: no message is left behind. Every send is awaited; a campaign that died is an error that ends the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
 use futures::{StreamExt, TryStreamExt};
 use hashbrown::HashMap;
+use tokio::time::Instant;
 use twice_log::{CampaignId, ClickCopy, Hour, LogOffset, PartitionId, UtcMillis};
 use twice_store::windows::{Fence, WindowRow};
 
+use super::resting::RestingCampaigns;
 use crate::campaign::{
     Applied, ApplyClickBatch, CampaignActor, CampaignState, CloseHours, DropOldestDedup, DroppedEntries,
-    ExpireDedup, NONE_AT_HAND, SealEnds, StreamRules, TakeChangedWindows, TakeSnapshot, Tallies,
+    ExpireDedup, NONE_AT_HAND, PrepareRest, SealEnds, StreamRules, TakeChangedWindows, TakeSnapshot, Tallies,
 };
-use crate::checkpoint::{CampaignSnapshot, CheckpointNumber, LoadedCampaign};
+use crate::checkpoint::{CampaignSnapshot, CheckpointNumber, LoadedCampaign, Resting};
 use crate::error::{Error, Result};
+use crate::metrics::{CAMPAIGNS_RESTED_TOTAL, CAMPAIGNS_WOKEN_TOTAL};
 
 /// Messages to different campaigns in flight at once: enough that the arbiter never idles, few enough to stay in cache.
 const SENDS_IN_FLIGHT: usize = 256;
@@ -31,6 +35,8 @@ struct Child {
     next_expiry: Option<UtcMillis>,
     unpublished: bool,
     unsaved: bool,
+    /// When its last click was applied, or it was loaded.
+    active: Instant,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -50,29 +56,38 @@ impl From<&Applied> for DedupShare {
     }
 }
 
-/// All campaign actors of a partition. Dropping it stops them.
+/// All campaigns of a partition. Dropping it stops their actors.
 pub(super) struct Children {
     partition: PartitionId,
     rules: StreamRules,
     children: Vec<Child>,
     indices: HashMap<CampaignId, usize>,
     dedup_bytes: u64,
+    resting: RestingCampaigns,
 }
 
 impl Children {
-    pub(super) fn new(partition: PartitionId, rules: StreamRules) -> Self {
-        Self { partition, rules, children: Vec::new(), indices: HashMap::new(), dedup_bytes: 0 }
+    pub(super) fn new(partition: PartitionId, rules: StreamRules, resting: RestingCampaigns) -> Self {
+        let (children, indices) = (Vec::new(), HashMap::new());
+        Self { partition, rules, children, indices, dedup_bytes: 0, resting }
+    }
+
+    /// Returns the campaigns that are at rest.
+    pub(super) fn resting(&mut self) -> &mut RestingCampaigns {
+        &mut self.resting
     }
 
     /// Starts the actor of a campaign a checkpoint held.
-    pub(super) fn restore(&mut self, loaded: LoadedCampaign) {
+    ///
+    /// Its windows count as unpublished: nobody knows whether a row in the store of windows is still there.
+    fn restore(&mut self, loaded: LoadedCampaign, now: Instant) {
         let state = CampaignState::restore(loaded, self.rules);
         let has_windows = !state.windows().is_empty();
-        let index = self.start(state);
+        let index = self.start(state, now);
         self.children[index].unpublished = has_windows;
     }
 
-    fn start(&mut self, state: CampaignState) -> usize {
+    fn start(&mut self, state: CampaignState, now: Instant) -> usize {
         let campaign = state.campaign().clone();
         let at_hand = Arc::new(AtomicI64::new(NONE_AT_HAND));
         let oldest = state.oldest_dedup();
@@ -94,34 +109,88 @@ impl Children {
             next_expiry,
             unpublished: false,
             unsaved: false,
+            active: now,
         });
         index
     }
 
+    /// Stops the actor of a campaign.
+    fn stop(&mut self, index: usize) {
+        let child = self.children.swap_remove(index);
+        self.dedup_bytes -= child.dedup.bytes;
+        self.indices.remove(&child.campaign);
+        if let Some(moved) = self.children.get(index) {
+            self.indices.insert(moved.campaign.clone(), index);
+        }
+    }
+
+    /// Returns how many campaigns are in memory.
     pub(super) fn len(&self) -> usize {
         self.children.len()
+    }
+
+    /// Returns how many campaigns are at rest.
+    pub(super) fn len_resting(&self) -> usize {
+        self.resting.len()
     }
 
     pub(super) fn dedup_bytes(&self) -> u64 {
         self.dedup_bytes
     }
 
-    pub(super) fn has_unpublished(&self) -> bool {
-        self.children.iter().any(|child| child.unpublished)
+    /// Returns whether a campaign of the batch is at rest and the checkpoint under way changes its entries.
+    pub(super) fn awaits_checkpoint(&self, groups: &[(CampaignId, Vec<ClickCopy>)]) -> bool {
+        groups.iter().any(|(campaign, _)| self.resting.is_shedding(campaign))
     }
 
-    /// Applies one batch: one awaited message a campaign.
+    /// Brings back the campaigns of a batch that are at rest. The caller waits for the checkpoint first, if one of them
+    /// does.
+    async fn wake(&mut self, groups: &[(CampaignId, Vec<ClickCopy>)], now: Instant) -> Result<u64> {
+        let unknown = groups.iter().map(|(campaign, _)| campaign);
+        let unknown = unknown.filter(|campaign| !self.indices.contains_key(*campaign));
+        let loaded = self.resting.take(unknown).await?;
+        let woken = loaded.len() as u64;
+        metrics::counter!(CAMPAIGNS_WOKEN_TOTAL).increment(woken);
+        loaded.into_iter().for_each(|campaign| self.restore(campaign, now));
+        Ok(woken)
+    }
+
+    /// Lets campaigns without a click for `idle` leave memory. Nothing is lost with them: the caller makes sure that the
+    /// last checkpoint is committed and the windows taken last are published, and each says whether it has more.
+    pub(super) async fn rest_idle(&mut self, idle: Duration) -> Result<()> {
+        let now = Instant::now();
+        let is_idle =
+            |child: &Child| !child.unsaved && !child.unpublished && now.duration_since(child.active) >= idle;
+        let messages = self.select(is_idle, || PrepareRest);
+        let mut rested: Vec<(usize, Resting)> = Vec::new();
+        for (index, answer) in self.ask(messages).await? {
+            rested.extend(answer.map(|resting| (index, resting)));
+        }
+        metrics::counter!(CAMPAIGNS_RESTED_TOTAL).increment(rested.len() as u64);
+        // From the last to the first: whoever takes a stopped one's place has been looked at already.
+        rested.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, resting) in rested {
+            self.resting.rest(self.children[index].campaign.clone(), resting);
+            self.stop(index);
+        }
+        Ok(())
+    }
+
+    /// Applies one batch: one awaited message a campaign. Says what became of it, and how many campaigns it woke.
     pub(super) async fn apply(
         &mut self,
         groups: Vec<(CampaignId, Vec<ClickCopy>)>,
         seals: &Arc<SealEnds>,
-    ) -> Result<Tallies> {
+    ) -> Result<(Tallies, u64)> {
+        let now = Instant::now();
+        let woken = self.wake(&groups, now).await?;
         let mut messages = Vec::with_capacity(groups.len());
         for (campaign, copies) in groups {
             let index = match self.indices.get(&campaign) {
                 Some(index) => *index,
-                None => self.start(CampaignState::new(campaign, self.rules)),
+                None => self.start(CampaignState::new(campaign, self.rules), now),
             };
+            self.children[index].active = now;
             messages.push((index, ApplyClickBatch { copies, seals: seals.clone() }));
         }
         let mut tallies = Tallies::default();
@@ -132,7 +201,7 @@ impl Children {
             tallies += applied.tallies;
             self.note_dedup(index, &applied);
         }
-        Ok(tallies)
+        Ok((tallies, woken))
     }
 
     /// Takes the windows changed since the last call, or every window.
@@ -157,6 +226,7 @@ impl Children {
             let campaign = &child.campaign;
             counts.extend(closed.iter().map(|closed| (closed.hour, campaign.clone(), closed.counted)));
         }
+        counts.extend(self.resting.close_hours(&hours));
         Ok(counts)
     }
 
@@ -182,7 +252,7 @@ impl Children {
         Ok(snapshots)
     }
 
-    /// Lets idle campaigns forget what decides nothing any more.
+    /// Lets quiet campaigns forget what decides nothing any more, in memory and at rest.
     pub(super) async fn expire(
         &mut self,
         watermark: Option<UtcMillis>,
@@ -194,6 +264,7 @@ impl Children {
         for (index, applied) in self.ask(messages).await? {
             self.note_dedup(index, &applied);
         }
+        self.resting.expire(dedup_floor);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Guarantee: a batch begins at the offset after the one before it and has no hole (`feed`).
 //! Flow: reserve a place -> read -> decode off the arbiter -> hand over. One batch at most is ahead of the one applied.
+//! Where state is rebuilt from before the log's beginning, the archive is read first (`archived`), then the log.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use hashbrown::{HashMap, HashSet};
 use tokio::sync::mpsc;
 use twice_log::event::record::decode_click;
 use twice_log::{
-    CampaignId, ClickCopy, Generation, Hour, LogOffset, PartitionId, Position, UtcMillis, Watermark,
+    CampaignId, Click, ClickCopy, Generation, Hour, LogOffset, PartitionId, Position, UtcMillis, Watermark,
 };
 
+use super::archived::ArchivedClicks;
 use crate::error::{Error, Result};
 use crate::feed::RecordFeed;
 use crate::metrics::UNDECODABLE_TOTAL;
@@ -38,6 +40,8 @@ pub(super) struct DecodedBatch {
 /// Reads one partition from an offset on.
 pub(super) struct LogReader {
     pub(super) feed: RecordFeed,
+    /// What is read before the log.
+    pub(super) archived: Option<ArchivedClicks>,
     pub(super) generation: Generation,
     pub(super) watermark: Watermark,
     pub(super) skips: Arc<HashSet<LogOffset>>,
@@ -58,6 +62,15 @@ impl LogReader {
     }
 
     async fn next(&mut self) -> Result<DecodedBatch> {
+        if let Some(archived) = &mut self.archived {
+            let read = archived.next(self.feed.expected, self.watermark, &self.skips).await?;
+            if let Some(batch) = read {
+                self.feed.expected = batch.end;
+                self.watermark = batch.watermark;
+                return Ok(batch);
+            }
+            self.archived = None;
+        }
         let records = self.feed.next().await?;
         let decoder = Decoder {
             partition: self.feed.partition,
@@ -82,64 +95,92 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn decode(mut self, records: Vec<(LogOffset, Bytes)>) -> DecodedBatch {
+    fn decode(self, records: Vec<(LogOffset, Bytes)>) -> DecodedBatch {
         let first = records.first().map_or(LogOffset(0), |(offset, _)| *offset);
         let end = records.last().map_or(first, |(offset, _)| offset.next());
-        let mut batch = DecodedBatch {
-            first,
-            end,
-            groups: Vec::new(),
-            copies: 0,
-            undecodable: 0,
-            skipped: Vec::new(),
-            hours: BTreeSet::new(),
-            watermark: self.watermark,
-        };
-        let mut indices: HashMap<CampaignId, usize> = HashMap::new();
-        let mut hour_before = None;
+        let mut builder = BatchBuilder::new(first, self.watermark);
         for (offset, bytes) in records {
-            let Some(copy) = self.decode_record(offset, &bytes, &mut batch) else { continue };
-            batch.copies += 1;
-            let hour = copy.click.event_time.hour();
-            if hour_before.replace(hour) != Some(hour) {
-                batch.hours.insert(hour);
-            }
-            match indices.get(&copy.click.campaign_id) {
-                Some(index) => batch.groups[*index].1.push(copy),
-                None => {
-                    let campaign = copy.click.campaign_id.clone();
-                    indices.insert(campaign.clone(), batch.groups.len());
-                    batch.groups.push((campaign, vec![copy]));
-                }
-            }
+            self.decode_record(offset, &bytes, &mut builder);
         }
-        batch.watermark = self.watermark;
-        batch
+        builder.finish(end)
     }
 
-    fn decode_record(
-        &mut self,
-        offset: LogOffset,
-        bytes: &[u8],
-        batch: &mut DecodedBatch,
-    ) -> Option<ClickCopy> {
+    fn decode_record(&self, offset: LogOffset, bytes: &[u8], builder: &mut BatchBuilder) {
         let click = match decode_click(bytes) {
             Ok(click) => click,
             // No copy, moves no watermark; the archiver puts it into quarantine.
             Err(error) => {
                 tracing::warn!(partition = %self.partition, %offset, %error, "record does not decode, passed over");
                 metrics::counter!(UNDECODABLE_TOTAL).increment(1);
-                batch.undecodable += 1;
-                return None;
+                builder.batch.undecodable += 1;
+                return;
             }
         };
-        let watermark = self.watermark.at_next();
-        self.watermark.advance(&click);
+        let watermark = builder.batch.watermark.at_next();
+        builder.advance(&click);
         if self.skips.contains(&offset) {
-            batch.skipped.push((offset, click.event_time));
-            return None;
+            builder.skip(offset, click.event_time);
+            return;
         }
         let position = Position { generation: self.generation, offset };
-        Some(ClickCopy { partition: self.partition, position, watermark, click })
+        builder.push(ClickCopy { partition: self.partition, position, watermark, click });
+    }
+}
+
+/// Gathers the copies of contiguous offsets by campaign.
+pub(super) struct BatchBuilder {
+    batch: DecodedBatch,
+    indices: HashMap<CampaignId, usize>,
+    hour_before: Option<Hour>,
+}
+
+impl BatchBuilder {
+    /// Starts a batch at `first`; `watermark` is of the offsets below.
+    pub(super) fn new(first: LogOffset, watermark: Watermark) -> Self {
+        let batch = DecodedBatch {
+            first,
+            end: first,
+            groups: Vec::new(),
+            copies: 0,
+            undecodable: 0,
+            skipped: Vec::new(),
+            hours: BTreeSet::new(),
+            watermark,
+        };
+        Self { batch, indices: HashMap::new(), hour_before: None }
+    }
+
+    /// Lets the watermark see a click, whether it is then pushed or skipped.
+    pub(super) fn advance(&mut self, click: &Click) {
+        self.batch.watermark.advance(click);
+    }
+
+    /// Leaves out a copy that killed the partition before.
+    pub(super) fn skip(&mut self, offset: LogOffset, event_time: UtcMillis) {
+        self.batch.skipped.push((offset, event_time));
+    }
+
+    /// Adds a copy.
+    pub(super) fn push(&mut self, copy: ClickCopy) {
+        let batch = &mut self.batch;
+        batch.copies += 1;
+        let hour = copy.click.event_time.hour();
+        if self.hour_before.replace(hour) != Some(hour) {
+            batch.hours.insert(hour);
+        }
+        match self.indices.get(&copy.click.campaign_id) {
+            Some(index) => batch.groups[*index].1.push(copy),
+            None => {
+                let campaign = copy.click.campaign_id.clone();
+                self.indices.insert(campaign.clone(), batch.groups.len());
+                batch.groups.push((campaign, vec![copy]));
+            }
+        }
+    }
+
+    /// Returns the batch, which covers the offsets below `end`.
+    pub(super) fn finish(mut self, end: LogOffset) -> DecodedBatch {
+        self.batch.end = end;
+        self.batch
     }
 }

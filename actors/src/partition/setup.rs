@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use twice_log::PartitionId;
 
 use super::status::PartitionStatus;
@@ -19,6 +20,8 @@ pub(crate) struct PartitionSetup {
     pub(crate) config: StreamConfig,
     pub(crate) rules: StreamRules,
     pub(crate) budget: Arc<DedupBudget>,
+    /// Whose turn it is to hold rows of the archive: one partition's of the node.
+    pub(crate) rebuild_turn: Arc<Semaphore>,
     pub(crate) status: Arc<Mutex<PartitionStatus>>,
 }
 

@@ -26,6 +26,8 @@ pub struct PartitionStatus {
     pub applied_end: LogOffset,
     /// Every record below this offset is in the last checkpoint.
     pub checkpoint_end: LogOffset,
+    /// Highest min(event time, arrival time) in the last checkpoint; `None` if it holds nothing or there is none.
+    pub checkpoint_time: Option<UtcMillis>,
     /// End of the log when asked; `log_end - applied_end` is the lag.
     pub log_end: LogOffset,
     /// Highest min(event time, arrival time) applied; `None` while nothing was.
@@ -40,6 +42,8 @@ pub struct PartitionStatus {
     pub dedup_bytes: u64,
     /// Campaigns in memory.
     pub campaigns: u64,
+    /// Campaigns at rest: their state is in the checkpoint store alone.
+    pub campaigns_resting: u64,
     pub applied: u64,
     pub counted: u64,
     pub duplicates: u64,
@@ -58,6 +62,7 @@ impl PartitionStatus {
             phase: PartitionPhase::Loading,
             applied_end: LogOffset(0),
             checkpoint_end: LogOffset(0),
+            checkpoint_time: None,
             log_end: LogOffset(0),
             highest_time: None,
             shown_end: LogOffset(0),
@@ -65,6 +70,7 @@ impl PartitionStatus {
             hours_incomplete: Vec::new(),
             dedup_bytes: 0,
             campaigns: 0,
+            campaigns_resting: 0,
             applied: 0,
             counted: 0,
             duplicates: 0,

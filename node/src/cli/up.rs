@@ -14,9 +14,11 @@ use twice_log::fail::FailPoints;
 use twice_reconciler::ReconcilerConfig;
 
 use super::{Agreement, Outcome};
+use crate::disk::DiskConfig;
 use crate::log::LogConfig;
 use crate::node::{Node, NodeConfig};
 use crate::telemetry::{self, LogFormat};
+use crate::trim::TrimConfig;
 
 /// Runs everything in one process: gateway, stream, archive, reconciler and dashboard, on embedded parts.
 ///
@@ -49,9 +51,13 @@ pub struct Up {
     #[arg(long, hide = true)]
     fail_point: Option<FailPoints>,
     #[command(flatten)]
+    disk: DiskConfig,
+    #[command(flatten)]
     counting: Counting,
     #[command(flatten, next_help_heading = "Log")]
     log: LogConfig,
+    #[command(flatten, next_help_heading = "Log")]
+    trim: TrimConfig,
     #[command(flatten, next_help_heading = "Stream path")]
     stream: StreamConfig,
     #[command(flatten, next_help_heading = "Archiver")]
@@ -114,6 +120,8 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         reconciler,
         api: arguments.api,
         windows_cache_bytes: arguments.windows_cache_bytes,
+        disk: arguments.disk,
+        trim: arguments.trim,
         fail_points: arguments.fail_point.unwrap_or_default(),
         render_metrics,
     };

@@ -18,6 +18,7 @@ fn pass(point: FailPoint) -> u32 {
         | FailPoint::CheckpointCommitted => 3,
         FailPoint::ArchiveFilesPut
         | FailPoint::ManifestPut
+        | FailPoint::LogSegmentRemoved
         | FailPoint::SealBeforePut
         | FailPoint::SealPut => 2,
         FailPoint::RunInputsPut
@@ -41,7 +42,7 @@ fn a_death_at_any_durable_step_changes_no_number() -> Result<()> {
 }
 
 fn die_and_recover(armed: &str, seed: u64) -> Result<()> {
-    let mut node = Node::prepare(NodeOptions::brisk())?;
+    let mut node = Node::prepare(NodeOptions::brisk().with_little_log())?;
     let from = hours_ago(3);
     node.restart_armed(armed)?;
     let mut shape = LoadShape::small("load", seed, &from.to_string());

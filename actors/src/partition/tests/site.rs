@@ -98,6 +98,7 @@ impl Site {
             log: self.log.clone(),
             windows: windows.clone(),
             seals: self.seals.clone().unwrap_or_else(|| Arc::new(self.archive.clone())),
+            history: Arc::new(self.archive.clone()),
             clock: Arc::new(StoppedClock),
             settings: CountingSettings::default(),
             checkpoints: self.folder("checkpoints"),

@@ -49,7 +49,7 @@ use self::sync::SyncThreads;
 use super::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 use crate::error::{Error, Result};
 use crate::event::{Generation, LogOffset, PartitionId, Topic};
-use crate::fail::FailPoints;
+use crate::fail::{FailPoint, FailPoints};
 use crate::fs::{FileSystem, RealFs, parent_of};
 
 /// How often a reader beside a writer looks for new records. There is nothing between the processes to wake it.
@@ -73,6 +73,20 @@ struct Files {
     partitions: Arc<Vec<Partition>>,
     /// One trim at a time, so that segments go oldest first.
     trimming: Mutex<()>,
+    fail_points: FailPoints,
+}
+
+/// A segment file, as whoever trims sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    pub topic: Topic,
+    pub partition: PartitionId,
+    /// Offset of its first record.
+    pub base: LogOffset,
+    /// First offset after it; `None` while it is written to, and then it is never trimmed.
+    pub end: Option<LogOffset>,
+    /// Size of the file, which is reserved as a whole.
+    pub bytes: u64,
 }
 
 enum Role {
@@ -132,12 +146,13 @@ impl EmbeddedLog {
             writers,
             partitions: partitions.clone(),
             segment_bytes: config.segment_bytes,
-            fail_points,
+            fail_points: fail_points.clone(),
         };
         let thread = std::thread::Builder::new().name("log-commit".to_owned()).spawn(|| committer.run());
         let thread = thread.map_err(Error::io("start the commit thread of", directory))?;
         let running = Mutex::new(Some((thread, lock)));
-        let files = Files { fs, directory: directory.to_path_buf(), partitions, trimming: Mutex::new(()) };
+        let (directory, trimming) = (directory.to_path_buf(), Mutex::new(()));
+        let files = Files { fs, directory, partitions, trimming, fail_points };
         let role = Role::Writer(WriterRole { queue, frame_bytes_max, running });
         Ok(Self { layout, files: Arc::new(files), role })
     }
@@ -164,7 +179,8 @@ impl EmbeddedLog {
             follower.look(fs.as_ref(), partition)?;
         }
         let (directory, partitions) = (directory.to_path_buf(), Arc::new(partitions));
-        let files = Files { fs, directory, partitions, trimming: Mutex::new(()) };
+        let (trimming, fail_points) = (Mutex::new(()), FailPoints::default());
+        let files = Files { fs, directory, partitions, trimming, fail_points };
         Ok(Self { layout, files: Arc::new(files), role: Role::Reader(Arc::new(followers)) })
     }
 
@@ -179,6 +195,29 @@ impl EmbeddedLog {
         {
             warn!(directory = %self.files.directory.display(), "the commit thread of the log panicked");
         }
+    }
+
+    /// Returns the segments of every partition, each partition's in order.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn segments(&self) -> Result<Vec<SegmentInfo>> {
+        let files = self.files.clone();
+        blocking(move || {
+            let _no_trim_meanwhile = files.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut segments = Vec::new();
+            for partition in files.partitions.iter() {
+                for (segment, end) in partition.segments() {
+                    let file =
+                        files.fs.open(&segment.path, false).map_err(Error::io("open", &segment.path))?;
+                    let bytes = file.len().map_err(Error::io("read the length of", &segment.path))?;
+                    let (topic, partition) = (partition.key.topic, partition.key.partition);
+                    segments.push(SegmentInfo { topic, partition, base: segment.id.base, end, bytes });
+                }
+            }
+            Ok(segments)
+        })
+        .await
     }
 
     fn slot(&self, topic: Topic, partition: PartitionId) -> Result<usize> {
@@ -297,6 +336,7 @@ impl Files {
         let directory = partition.key.directory(&self.directory);
         for segment in partition.take_before(before) {
             self.fs.remove_file(&segment.path).map_err(Error::io("remove", &segment.path))?;
+            self.fail_points.pass(FailPoint::LogSegmentRemoved);
             self.fs.sync_dir(&directory).map_err(Error::io("sync", &directory))?;
         }
         Ok(())

@@ -175,6 +175,13 @@ impl Partition {
         view.segments.drain(..count).collect()
     }
 
+    /// Returns the segments in order, each with the base of the next one; `None` for the last.
+    pub(super) fn segments(&self) -> Vec<(SegmentView, Option<LogOffset>)> {
+        let view = self.read_view();
+        let ends = view.segments.iter().skip(1).map(|next| Some(next.id.base)).chain([None]);
+        view.segments.iter().cloned().zip(ends).collect()
+    }
+
     /// Finds the records from `from` on.
     ///
     /// # Errors
