@@ -197,10 +197,10 @@ impl<F: Fetch> Reader<F> {
                 continue; // the answer begins at an index entry at or before the offset
             }
             if first > expected {
+                self.counters.hole_found();
                 if records.is_empty() {
                     return Ok(Checked::Hole(first));
                 }
-                self.counters.hole_found();
                 break;
             }
             if !batch::is_whole(&batch) {
