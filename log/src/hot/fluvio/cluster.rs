@@ -166,14 +166,6 @@ impl Cluster {
         leader.ok_or_else(|| unavailable(format!("find the server of {slot}"), "no server leads it"))
     }
 
-    /// Forgets who leads: a server said that it does not, or cannot be reached.
-    pub(super) fn forget_leader(&self, slot: Slot) {
-        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rest = Leaders::clone(&leaders);
-        rest.remove(&slot);
-        *leaders = Arc::new(rest);
-    }
-
     /// # Errors
     /// `Unavailable` if the server does not answer in time.
     pub(super) async fn connect(&self, server: &Server) -> Result<Arc<Connection>> {
@@ -280,7 +272,7 @@ impl Link {
         self.current.lock().await.take();
     }
 
-    /// Returns the error for an answer's code, having forgotten what it says is wrong.
+    /// Returns the error for an answer's code, having asked anew for what it says is wrong.
     pub(super) async fn refused(&self, action: &'static str, code: ErrorCode) -> Error {
         if matches!(
             code,
@@ -290,7 +282,8 @@ impl Link {
                 | ErrorCode::TopicDeleted
                 | ErrorCode::PartitionPendingInitialization
         ) {
-            self.cluster.forget_leader(self.slot);
+            // While the controller is down, its last word stands.
+            let _ = self.cluster.refresh_leaders().await;
             self.reopen().await;
         }
         unavailable(format!("{action} {}", self.slot), code)

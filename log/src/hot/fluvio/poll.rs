@@ -77,10 +77,10 @@ pub(super) async fn run(parts: Arc<Parts>, interval: Duration) {
             if let Err(error) = ask(&parts, &mut connections, &server, &slots).await {
                 tracing::debug!(%error, "asking for ends failed");
                 failed = true;
-                for slot in slots {
-                    parts.cluster.forget_leader(slot);
-                }
             }
+        }
+        if failed {
+            let _ = parts.cluster.refresh_leaders().await; // while the controller is down, its last word stands
         }
         tokio::time::sleep(if failed { FAILED_PAUSE } else { interval }).await;
     }
