@@ -139,6 +139,9 @@ impl<'a> HourRecompute<'a> {
         if limits.verify_files {
             verify(archive, &relations.files(), limits.threads).await?;
         }
+        if memory.is_used_up() {
+            return Err(Error::OutOfMemory { limit_bytes: memory.limit() });
+        }
         // What is in memory by now stays there: only the rest is for rows.
         let pool_bytes = memory.pool_bytes();
         let mut size = memory.slice_size(pool_bytes);

@@ -80,6 +80,11 @@ impl MemoryBound {
         self.most().saturating_sub(held + ENGINE_BYTES + streams).max(ROWS_BYTES_MIN)
     }
 
+    /// Returns whether nothing is left for rows: fewer at once would not help.
+    pub fn is_used_up(&self) -> bool {
+        self.scope == Scope::Process && rss_bytes() + ROWS_BYTES_MIN > self.most()
+    }
+
     /// Returns the largest slices that fit into `pool_bytes`.
     ///
     /// A hash table doubles when it is seven eighths full, and its columns when they are full. So slices fill tables of

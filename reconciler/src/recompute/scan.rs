@@ -20,7 +20,7 @@ use twice_log::archive::{FileEntry, Layout};
 
 use super::layouts::FileLayouts;
 
-/// Parquet files of one schema, by path and size.
+/// Parquet files of one kind, by path and size.
 #[derive(Debug)]
 pub struct FilesTable {
     url: ObjectStoreUrl,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
@@ -181,37 +181,59 @@ fn cut(extents: &[Extent], rows_max: u64) -> Vec<CampaignRange> {
     if !bounds.is_empty() {
         bounds.remove(0); // the first range is open below
     }
-    let weights = weights(extents, &bounds);
+    // Of small files each spans nearly all campaigns, and says nothing of where among them its rows lie.
+    let (wide, narrow): (Vec<Extent>, Vec<Extent>) =
+        extents.iter().cloned().partition(|extent| is_wide(extent, &bounds));
+    let wide_rows = rows_of(&wide);
+    if wide_rows * 2.0 > rows_max as f64 {
+        return vec![CampaignRange { from: None, to: None, parts: parts(rows_of(extents), rows_max) }];
+    }
+    let weights = weights(&narrow, &bounds);
     let mut ranges = Vec::new();
     let mut from: Option<String> = None;
     let mut weight = 0.0;
     for (index, range_weight) in weights.iter().enumerate() {
         let begins_at = index.checked_sub(1).and_then(|before| bounds.get(before)).cloned();
-        if weight > 0.0 && weight + range_weight > rows_max as f64 {
+        if weight > 0.0 && weight + range_weight + wide_rows > rows_max as f64 {
             ranges.push(CampaignRange {
                 from: from.take(),
                 to: begins_at.clone(),
-                parts: parts(weight, rows_max),
+                parts: parts(weight + wide_rows, rows_max),
             });
             from = begins_at;
             weight = 0.0;
         }
         weight += range_weight;
     }
-    ranges.push(CampaignRange { from, to: None, parts: parts(weight, rows_max) });
+    ranges.push(CampaignRange { from, to: None, parts: parts(weight + wide_rows, rows_max) });
     ranges
+}
+
+fn rows_of(extents: &[Extent]) -> f64 {
+    extents.iter().map(|extent| extent.rows as f64).sum()
+}
+
+/// Returns the first and the last range, of those between `bounds`, that an extent touches.
+fn touched(extent: &Extent, bounds: &[String]) -> (usize, usize) {
+    match &extent.campaigns {
+        Some((low, high)) => {
+            (bounds.partition_point(|bound| bound <= low), bounds.partition_point(|bound| bound <= high))
+        }
+        None => (0, bounds.len()),
+    }
+}
+
+/// Returns whether an extent touches more than three quarters of the ranges: no estimate could place its rows.
+fn is_wide(extent: &Extent, bounds: &[String]) -> bool {
+    let (first, last) = touched(extent, bounds);
+    (last - first + 1) * 4 > (bounds.len() + 1) * 3
 }
 
 /// Estimates the rows of each range between two bounds: a row group's rows are spread evenly over those it touches.
 fn weights(extents: &[Extent], bounds: &[String]) -> Vec<f64> {
     let mut steps = vec![0.0; bounds.len() + 2];
     for extent in extents {
-        let (first, last) = match &extent.campaigns {
-            Some((low, high)) => {
-                (bounds.partition_point(|bound| bound <= low), bounds.partition_point(|bound| bound <= high))
-            }
-            None => (0, bounds.len()),
-        };
+        let (first, last) = touched(extent, bounds);
         let share = extent.rows as f64 / (last - first + 1) as f64;
         steps[first] += share;
         steps[last + 1] -= share;
@@ -265,6 +287,13 @@ mod tests {
         let parts: Vec<_> = ranges[1].slices().filter_map(|slice| slice.part).collect();
         assert_eq!(parts, [(0, 4), (1, 4), (2, 4), (3, 4)]);
         assert_eq!(ranges[0].slices().map(|slice| slice.part).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn small_files_that_span_all_campaigns_are_split_by_id_by_all_their_rows() {
+        let mut extents: Vec<_> = (0..100).map(|_| extent("a", "z", 10)).collect();
+        extents.extend([extent("b", "z", 10), extent("c", "y", 10)]);
+        assert_eq!(cut(&extents, 100), [range(None, None, 11)]);
     }
 
     #[test]
