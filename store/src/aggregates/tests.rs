@@ -24,8 +24,13 @@ fn campaign(number: u32) -> CampaignId {
 
 /// A row of an ad with `users` distinct users.
 fn row(ad: &str, minute: i64, users: u64) -> AggregateRow {
+    row_of(ad, minute, 0, users)
+}
+
+/// A row of an ad with `users` distinct users, counted up from `first`.
+fn row_of(ad: &str, minute: i64, first: u64, users: u64) -> AggregateRow {
     let mut sketch = UserSketch::default();
-    for user in 0..users {
+    for user in first..first + users {
         sketch.insert(&UserId::new(format!("u_{user}")).expect("valid id"));
     }
     let counts = AggregateCounts {
@@ -118,13 +123,17 @@ fn equal_rows_give_equal_bytes() {
 #[tokio::test]
 async fn one_campaign_of_a_large_file_is_read_by_a_few_ranges() {
     let place = place();
-    let rows: Vec<_> = (0..4_000)
-        .flat_map(|number| (0..5).map(move |minute| (campaign(number), row("ad", minute, 20))))
-        .collect();
+    let rows_of = |number| {
+        (0..5).map(move |minute| {
+            let first = u64::from(number) * 1_000 + minute as u64 * 100;
+            (campaign(number), row_of("ad", minute, first, 20))
+        })
+    };
+    let rows: Vec<_> = (0..8_000).flat_map(rows_of).collect();
     let set = put(&place.archive, 1, &[rows]).await;
     let file = &set.files[0];
     assert!(file.bytes > 1 << 20, "{} bytes", file.bytes);
-    for number in [0, 1, 1_777, 3_999] {
+    for number in [0, 1, 1_777, 7_999] {
         let read = place.read(1, number).await.expect("reads").expect("there");
         let minutes: Vec<i64> = read.iter().map(|row| row.window_start.epoch_ms() / 60_000 % 60).collect();
         assert_eq!(minutes, [0, 1, 2, 3, 4]);
