@@ -4,6 +4,7 @@ mod chain;
 mod crash;
 pub(super) mod faulty;
 mod files;
+mod layouts;
 mod local;
 mod outage;
 mod records;

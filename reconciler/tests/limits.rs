@@ -1,0 +1,99 @@
+//! A recompute process that runs out of memory, or is killed: what it says, and what it leaves.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use support::{Records, Run, archive_records, click, limits, run_inputs};
+use twice_log::archive::CountingSettings;
+use twice_reconciler::Error;
+use twice_reconciler::recompute::{
+    ArchiveLocation, ProcessRecompute, Recompute, RecomputeRequest, ResourceLimits, Task,
+};
+
+/// The child of the tests below: this test binary again. Without the variable it has nothing to do.
+#[test]
+fn child_entry() {
+    if std::env::var_os("TWICE_TEST_RECOMPUTE_CHILD").is_some() {
+        use std::io::Write;
+        // Ends the line on which the harness announced this test.
+        let _ = std::io::stdout().write_all(b"\n");
+        let status = twice_reconciler::recompute::child::run(std::io::stdin(), std::io::stdout());
+        std::process::exit(if status == std::process::ExitCode::SUCCESS { 0 } else { 2 });
+    }
+}
+
+fn shell(script: String) -> ProcessRecompute {
+    ProcessRecompute::with_arguments("/bin/sh".into(), vec!["-c".to_owned(), script], 0)
+}
+
+fn child_process() -> ProcessRecompute {
+    let this = std::env::current_exe().expect("path of this test");
+    shell(format!(
+        "TWICE_TEST_RECOMPUTE_CHILD=1 '{}' --exact child_entry --nocapture --test-threads=1 | grep '^{{'",
+        this.display()
+    ))
+}
+
+/// A request for the bill of three clicks, within `memory_bytes_max`.
+async fn request(folder: &Path, memory_bytes_max: u64) -> RecomputeRequest {
+    let root = folder.join("archive");
+    let archive = support::open_archive(&root);
+    let clicks = [click(1, 1, 10, 1, 0), click(1, 1, 10, 1, 0), click(2, 2, 20, 1, 0)];
+    let records = Records::of(&clicks, &[], 1);
+    archive_records(&archive, &records, 100, 100).await;
+    let run = Run {
+        click_ends: BTreeMap::new(),
+        rates: Vec::new(),
+        settings: CountingSettings::default(),
+        seals: Vec::new(),
+    };
+    let stored = archive.put_run_inputs(&run_inputs(&archive, &records, &run).await).await;
+    RecomputeRequest {
+        archive: ArchiveLocation::Local { root },
+        inputs_path: "runs/lambda/2025-01-15T12/000001.json".to_owned(),
+        inputs_sha256: stored.expect("inputs are put").sha256,
+        limits: ResourceLimits { memory_bytes_max, ..limits(&folder.join("spill"), 2, None) },
+        task: Task::Bill,
+        aggregates_dir: None,
+    }
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_too_low_is_an_error_that_names_the_setting_and_nothing_is_left() {
+    let folder = tempfile::tempdir().expect("folder");
+    let request = request(folder.path(), 4 << 20).await;
+    let refused = child_process().recompute(request).await.expect_err("too little");
+    assert!(matches!(refused, Error::OutOfMemory { limit_bytes } if limit_bytes == 4 << 20), "{refused:?}");
+    assert!(refused.to_string().contains("recompute_memory_bytes_max"), "{refused}");
+    assert_eq!(names_in(&folder.path().join("spill")), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_for_memory_says_which_setting_to_change() {
+    let folder = tempfile::tempdir().expect("folder");
+    let request = request(folder.path(), 256 << 20).await;
+    let killed = shell("cat >/dev/null; kill -9 $$".to_owned()).recompute(request).await;
+    let killed = killed.expect_err("killed").to_string();
+    assert!(killed.contains("memory") && killed.contains("--recompute-memory-bytes-max"), "{killed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_spilled_is_removed_by_the_next() {
+    let folder = tempfile::tempdir().expect("folder");
+    let request = request(folder.path(), 512 << 20).await;
+    let spill = folder.path().join("spill");
+    let left = spill.join("twice-recompute-4711-0/datafusion-abc");
+    std::fs::create_dir_all(&left).expect("folder");
+    std::fs::write(left.join("rows"), vec![7_u8; 100_000]).expect("file");
+    let billed = child_process().recompute(request).await.expect("billed");
+    assert_eq!(billed.rows.iter().map(|row| (row.gross, row.billable)).collect::<Vec<_>>(), [(2, 1), (1, 1)]);
+    assert!(billed.summary.rss_peak_bytes > 0 && billed.summary.rss_peak_bytes < 512 << 20);
+    assert_eq!(names_in(&spill), Vec::<String>::new());
+}
