@@ -128,7 +128,8 @@ async fn paths_methods_and_queries_that_do_not_exist_are_problems() {
     problem(server.get("/v1/campaigns/c/clicks?granularity=second"), 400, "minute").await;
     problem(server.get("/v1/campaigns/c/clicks?granularity=minute&from=2025-01-01T00"), 422, "rows").await;
     problem(server.get("/v1/campaigns/c/clicks?path=stream&as_of=2025-01-15T00:00:00Z"), 422, "as_of").await;
-    problem(server.get("/v1/campaigns/c/clicks?path=lambda&granularity=minute"), 422, "hour").await;
+    problem(server.get("/v1/campaigns/c/ads/a/clicks?path=stream&as_of=2025-01-15T00:00:00Z"), 422, "as_of")
+        .await;
     problem(server.post("/v1/reconciliations", JSON, "{}"), 422, "due").await;
     problem(server.post("/v1/reconciliations", JSON, "{"), 400, "JSON").await;
     problem(server.post("/v1/reconciliations", "text/plain", "{}"), 415, "application/json").await;
