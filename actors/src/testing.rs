@@ -172,3 +172,18 @@ pub(crate) fn row_counts(rows: Vec<WindowRow>) -> Counts {
     };
     rows.into_iter().map(counted).collect()
 }
+
+/// Returns every file below a folder, in order.
+pub(crate) fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("list") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}

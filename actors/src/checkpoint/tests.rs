@@ -18,7 +18,7 @@ use super::{
 use crate::campaign::{CampaignState, ClosedHour, SealEnds, StreamRules};
 use crate::error::{Error, Result};
 use crate::testing::{
-    Counts, NOON_MS, Planned, clicks, copies, hour_counts, naive_counts, plans, state_counts,
+    Counts, NOON_MS, Planned, clicks, copies, files_below, hour_counts, naive_counts, plans, state_counts,
 };
 
 const CACHE_BYTES: u64 = 16 << 20;
@@ -414,20 +414,6 @@ fn recovered(folder: &Path, copies: &[ClickCopy]) -> Counts {
     let from = usize::try_from(simulated.applied_end.0).expect("not negative");
     simulated.apply(&copies[from..], &SealEnds::new());
     simulated.counts()
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).expect("list") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() {
-            files.extend(files_below(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
 
 #[test]

@@ -2,25 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::restarts::drawn;
 use super::site::Site;
-use crate::testing::{NOON_MS, clicks};
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).expect("list") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() {
-            files.extend(files_below(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
-}
+use crate::testing::{NOON_MS, clicks, files_below};
 
 /// Overwrites a stretch of a file, or flips one bit of it.
 fn damage(file: &Path, from: usize, length: usize) {
