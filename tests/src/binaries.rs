@@ -53,6 +53,19 @@ pub fn workspace_root() -> &'static Path {
     })
 }
 
+/// Takes from `command` what cargo tells a test about its package. The build script of ring depends on these variables:
+/// with them a build from within a test compiles ring again, and DataFusion with all that lies between.
+fn outside_of_tests(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CFG_"];
+        if of_package.iter().any(|start| told.starts_with(start)) || told == "CARGO_CRATE_NAME" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -78,12 +91,9 @@ pub(crate) fn build_other(manifest: &Path, name: &str) -> Result<PathBuf> {
 /// Runs `cargo build` and returns its messages, one JSON object a line.
 fn cargo_build(arguments: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(workspace_root())
-        .args(["build", "--message-format=json-render-diagnostics"])
-        .args(arguments)
-        .output()
-        .context("run cargo")?;
+    let mut build = outside_of_tests(Command::new(cargo));
+    build.current_dir(workspace_root()).args(["build", "--message-format=json-render-diagnostics"]);
+    let output = build.args(arguments).output().context("run cargo")?;
     if !output.status.success() {
         bail!("cargo build: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }

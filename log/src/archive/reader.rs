@@ -32,7 +32,7 @@ impl Archive {
     pub async fn read_bytes(&self, entry: &FileEntry) -> Result<Bytes> {
         let damage =
             |reason: &str| Error::ArchiveDamage { path: entry.path.clone(), reason: reason.to_owned() };
-        let bytes = self.get(&entry.path).await?.ok_or_else(|| damage("is missing"))?;
+        let bytes = self.get_data(entry).await?.ok_or_else(|| damage(&self.missing_reason(entry)))?;
         if bytes.len() as u64 != entry.bytes || Sha256Hex::of(&bytes) != entry.sha256 {
             return Err(damage("is not the file its manifest committed: length or SHA-256 differ"));
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use twice_log::Hour;
 use twice_tests::{Load, LoadShape, Node, NodeOptions, Random, one_at_a_time, spawn};
 
 use crate::support::{hours_ago, oracle_agrees};
@@ -10,15 +11,21 @@ use crate::support::{hours_ago, oracle_agrees};
 const KILLS_DEFAULT: u64 = 5;
 
 /// Loads one after the other, so that there is load whenever a kill comes.
-struct Loads {
+pub(super) struct Loads {
     from: String,
     next_seed: u64,
     running: Option<Load>,
-    ledgers: Vec<std::path::PathBuf>,
+    pub(super) ledgers: Vec<std::path::PathBuf>,
 }
 
 impl Loads {
-    fn keep_going(&mut self, node: &Node) -> Result<()> {
+    /// Event times begin in hour `from`; seeds count up from `seed`.
+    pub(super) fn from(from: Hour, seed: u64) -> Self {
+        Self { from: from.to_string(), next_seed: seed, running: None, ledgers: Vec::new() }
+    }
+
+    /// Starts the next load where the last one has ended.
+    pub(super) fn keep_going(&mut self, node: &Node) -> Result<()> {
         if let Some(load) = &mut self.running
             && load.is_running()?
         {
@@ -33,7 +40,8 @@ impl Loads {
         Ok(())
     }
 
-    fn finish(&mut self, node: &Node) -> Result<()> {
+    /// Waits until everything was acknowledged.
+    pub(super) fn finish(&mut self, node: &Node) -> Result<()> {
         if let Some(load) = self.running.take() {
             self.ledgers.push(load.finish(node)?);
         }
@@ -42,8 +50,8 @@ impl Loads {
 }
 
 /// Kills asked for by `TWICE_TEST_KILLS`.
-fn kills_wanted() -> u64 {
-    std::env::var("TWICE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS_DEFAULT)
+pub(super) fn kills_wanted(default: u64) -> u64 {
+    std::env::var("TWICE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]
@@ -56,8 +64,8 @@ fn kills_at_random_moments_lose_nothing_and_bill_nothing_twice() -> Result<()> {
 fn crash(random: &mut Random) -> Result<()> {
     let mut node = Node::start(NodeOptions::brisk())?;
     let from = hours_ago(3);
-    let mut loads = Loads { from: from.to_string(), next_seed: 100, running: None, ledgers: Vec::new() };
-    for kill in 1..=kills_wanted() {
+    let mut loads = Loads::from(from, 100);
+    for kill in 1..=kills_wanted(KILLS_DEFAULT) {
         loads.keep_going(&node)?;
         let alive = random.duration_between(Duration::from_millis(200), Duration::from_millis(4_000));
         eprintln!("kill {kill}: after {alive:?}");
@@ -80,7 +88,8 @@ fn crash(random: &mut Random) -> Result<()> {
     oracle_agrees(&node, &loads.ledgers, from, 2)
 }
 
-fn kill_during_reconcile(node: &mut Node, hour: &str, after: Duration) -> Result<()> {
+/// Kills the node `after` this time into the close of an hour.
+pub(super) fn kill_during_reconcile(node: &mut Node, hour: &str, after: Duration) -> Result<()> {
     let mut reconcile =
         spawn(&mut node.command_line(&["reconcile", "--hour", hour]), node.root(), "reconcile")?;
     std::thread::sleep(after);

@@ -6,6 +6,7 @@ mod aggregates;
 mod bad_input;
 mod checkpoints;
 mod crash;
+mod crash_cluster;
 mod damage;
 mod dashboard;
 mod docs;
