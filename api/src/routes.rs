@@ -9,6 +9,7 @@ use std::time::Instant;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, get, web};
@@ -158,7 +159,8 @@ async fn stamp(
     let status = response.status();
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
     let error = response.response().error().map(error_chain);
-    if status.is_server_error() {
+    // A 503 asks the sender to come back: its cause is logged where it lies, once, and not for each who was sent away.
+    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
         warn!(request_id = ?request_id, %method, %route, status = status.as_u16(), error, "request failed");
     } else {
         debug!(request_id = ?request_id, %method, %route, status = status.as_u16(), error, "request answered");

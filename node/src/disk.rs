@@ -59,7 +59,9 @@ impl DiskSpace {
             // A disk that hangs must not hang the thread that serves.
             match tokio::task::spawn_blocking(move || free_percent(&folder)).await {
                 Ok(Ok(free)) => self.note(free),
-                Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "the disk does not tell its space"),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = format!("{error:#}"), "the disk does not tell its space")
+                }
                 Err(error) => tracing::warn!(%error, "the disk does not tell its space"),
             }
         }
@@ -102,8 +104,8 @@ impl Admission for DiskSpace {
 
 /// Returns the share of the blocks an unprivileged process may still take, in percent.
 fn free_percent(folder: &Path) -> Result<f64> {
-    let space =
-        rustix::fs::statvfs(folder).with_context(|| format!("cannot ask the disk of {}", folder.display()))?;
+    let space = rustix::fs::statvfs(folder)
+        .with_context(|| format!("cannot ask the disk of {}", folder.display()))?;
     // Blocks kept for the administrator are in neither number, as in df.
     let used = space.f_blocks.saturating_sub(space.f_bfree);
     let total = used + space.f_bavail;

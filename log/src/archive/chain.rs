@@ -68,7 +68,10 @@ pub(super) fn check_link(path: &str, previous: Option<&StoredManifest>, next: &S
     let expected_hash = previous.map(|previous| &previous.sha256);
     let reason = if next.manifest.first > expected_first {
         let missing = layout::manifest_path(next.manifest.chain(), expected_first);
-        format!("begins at offset {}, and {missing}, which should come before it, is missing", next.manifest.first)
+        format!(
+            "begins at offset {}, and {missing}, which should come before it, is missing",
+            next.manifest.first
+        )
     } else if next.manifest.first < expected_first {
         format!("begins at offset {}, the chain goes on at {expected_first}", next.manifest.first)
     } else if next.manifest.previous_sha256.as_ref() != expected_hash {

@@ -42,7 +42,11 @@ pub struct Up {
     #[arg(long, value_enum, default_value = "human")]
     log_format: LogFormat,
     /// Which log lines are written, in the syntax of RUST_LOG
-    #[arg(long, default_value = "info,actix_server=warn,fluvio=warn,object_store=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        default_value = "info,actix_server=warn,fluvio=warn,object_store=warn",
+        value_name = "FILTER"
+    )]
     log_filter: String,
     /// Page cache of the real-time window store, bytes
     #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]

@@ -337,8 +337,15 @@ async fn verify(archive: &Archive, files: &[FileEntry], threads: usize) -> Resul
         .await
 }
 
+fn missing(file: &FileEntry) -> Error {
+    Error::ArchiveDamage { path: file.path.clone(), reason: "is missing".to_owned() }
+}
+
 async fn verify_file(archive: &Archive, file: &FileEntry) -> Result<()> {
-    let failed = |source| Error::Archive { action: "get", path: file.path.clone(), source };
+    let failed = |source| match source {
+        object_store::Error::NotFound { .. } => missing(file),
+        source => Error::Archive { action: "get", path: file.path.clone(), source },
+    };
     let damage = |reason: String| Error::ArchiveDamage { path: file.path.clone(), reason };
     let path = object_store::path::Path::parse(&file.path).map_err(|error| damage(error.to_string()))?;
     let store = archive.store_of(archive.bucket_of(file));

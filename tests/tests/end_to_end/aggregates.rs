@@ -34,7 +34,8 @@ fn minutes_ads_and_users_of_a_billed_hour_are_those_of_the_ledger() -> Result<()
     let from = hours_ago(3);
     let mut shape = LoadShape::small("detail", 41, &from.to_string());
     shape.campaigns = 4;
-    shape.flags = ["--duplicates", "2%", "--late", "1%", "--ads", "3"].map(str::to_owned).to_vec();
+    shape.flags =
+        ["--duplicates", "2%", "--conflicts", "0%", "--late", "1%", "--ads", "3"].map(str::to_owned).to_vec();
     let campaign = format!("load{}-0", shape.seed);
     let ledger = shape.start(&node)?.finish(&node)?;
     for hour in [from, from.plus(1)] {

@@ -94,7 +94,9 @@ fn every_setting_is_in_the_book_with_its_default() -> Result<()> {
 fn every_metric_the_book_names_is_exported() -> Result<()> {
     let book = read("docs/operations.md")?;
     let mut sources = String::new();
-    for file in ["api/src/metrics.rs", "actors/src/metrics.rs", "reconciler/src/metrics.rs", "node/src/metrics.rs"] {
+    for file in
+        ["api/src/metrics.rs", "actors/src/metrics.rs", "reconciler/src/metrics.rs", "node/src/metrics.rs"]
+    {
         sources.push_str(&read(file)?);
     }
     let named: Vec<&str> = book

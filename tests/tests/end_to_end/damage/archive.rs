@@ -79,14 +79,15 @@ fn a_missing_manifest_is_a_hole_and_bills_nothing() -> Result<()> {
     let _turn = one_at_a_time();
     let mut scene = Scene::stopped(54)?;
     // Several manifests a partition, so that one of the middle can be missing.
-    for _ in 0..2 {
+    for seed in [55, 56] {
         scene.node.restart()?;
-        let shape = twice_tests::LoadShape::small("more", 55, &scene.from.plus(-20).to_string());
+        let name = format!("more-{seed}");
+        let shape = twice_tests::LoadShape::small(&name, seed, &scene.from.plus(-20).to_string());
         shape.run(&scene.node)?;
         scene.node.reconcile(&scene.from.plus(-20).to_string())?;
         ensure!(scene.node.stop()?.success(), "graceful stop\n{}", scene.node.log_tail());
     }
-    let manifests = files(&scene.node.data_dir().join("archive/manifests/ad-clicks/1/0"), ".json")?;
+    let manifests = files(&scene.node.data_dir().join("archive/manifests/ad-clicks/0/0"), ".json")?;
     ensure!(manifests.len() >= 3, "{manifests:?}");
     let aside = scene.node.root().join("aside.json");
     std::fs::rename(&manifests[1], &aside)?;

@@ -32,7 +32,7 @@ fn append(node: &Node, bytes: &'static [u8]) -> Result<()> {
 
 /// The segments of partition 0 of the clicks, oldest first.
 fn segments(node: &Node) -> Result<Vec<PathBuf>> {
-    files(&node.data_dir().join("log/ad-clicks/1/0"), ".seg")
+    files(&node.data_dir().join("log/ad-clicks/0/0"), ".seg")
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_record_that_does_not_decode_is_kept_in_quarantine_and_counts_nowhere() -> R
     scene.prove()?;
     let kept = files(&scene.node.data_dir().join("archive/quarantine"), ".parquet")?;
     ensure!(kept.len() == 1, "{kept:?}");
-    let manifests = files(&scene.node.data_dir().join("archive/manifests/ad-clicks/1/0"), ".json")?;
+    let manifests = files(&scene.node.data_dir().join("archive/manifests/ad-clicks/0/0"), ".json")?;
     let name = kept[0].file_name().context("a name")?.to_string_lossy().into_owned();
     let mut named = 0;
     for manifest in manifests {
