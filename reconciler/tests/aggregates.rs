@@ -32,7 +32,8 @@ struct Made {
 
 fn read_file(local: &LocalAggregates) -> Vec<(CampaignId, AggregateRow)> {
     let file = std::fs::File::open(&local.file).expect("file");
-    let rows: Vec<_> = AggregateRows::open(file).expect("opens").map(|row| row.expect("a row")).collect();
+    let rows: Vec<_> =
+        AggregateRows::open(file, 1024).expect("opens").map(|row| row.expect("a row")).collect();
     assert_eq!(rows.len() as u64, local.rows);
     assert_eq!(rows.first().map(|(campaign, _)| campaign), Some(&local.campaign_first));
     assert_eq!(rows.last().map(|(campaign, _)| campaign), Some(&local.campaign_last));
@@ -78,12 +79,12 @@ fn sketch<'a>(users: impl IntoIterator<Item = &'a UserId>) -> UserSketch {
     sketch
 }
 
-type Expected = BTreeMap<(CampaignId, AdId, UtcMillis), (AggregateCounts, BTreeSet<UserId>)>;
+type Sum = (AggregateCounts, BTreeSet<UserId>);
+type Expected = BTreeMap<(CampaignId, AdId, UtcMillis), Sum>;
 
 /// The rows of a level that the model's rows by ad and minute make.
 fn expected(model: &Expected, level: AggregateLevel) -> Vec<(CampaignId, AggregateRow)> {
-    let mut sums: BTreeMap<(CampaignId, Option<AdId>, UtcMillis), (AggregateCounts, BTreeSet<UserId>)> =
-        BTreeMap::new();
+    let mut sums: BTreeMap<(CampaignId, Option<AdId>, UtcMillis), Sum> = BTreeMap::new();
     for ((campaign, ad, minute), (counts, users)) in model {
         let key = match level {
             AggregateLevel::AdMinutes => (campaign.clone(), Some(ad.clone()), *minute),

@@ -1,5 +1,7 @@
 //! The HTTP face over real sockets, on the real log and the real stores.
 
+#![allow(clippy::print_stderr)] // a measurement says what it measured; seen with --nocapture
+
 mod aggregates;
 mod bad_input;
 mod clicks;

@@ -147,7 +147,7 @@ impl Archive {
     ) -> Result<Option<Vec<Bytes>>> {
         match self.store().get_ranges(&object_path(path)?, ranges).await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if super::store::is_absent(&error) => Ok(None),
             Err(source) => Err(super::store::store_error("get ranges of", path, source)),
         }
     }

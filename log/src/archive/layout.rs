@@ -116,7 +116,8 @@ pub fn aggregate_set_path(run: RunKey) -> String {
 
 /// Returns the path of a file of aggregates. It carries no number of a run: equal bytes have one place.
 pub fn aggregate_path(path: BillingPath, hour: Hour, level: AggregateLevel, sha256: &Sha256Hex) -> String {
-    format!("aggregates/{path}/{hour}/{}-{}.parquet", level.name(), sha256.prefix())
+    // The whole hash: nothing else in the name tells two files of an hour apart.
+    format!("aggregates/{path}/{hour}/{}-{}.parquet", level.name(), sha256.0)
 }
 
 /// Which of a run's two objects a path names.
@@ -186,7 +187,8 @@ mod tests {
         assert_eq!(aggregate_set_path(run), "aggregates/lambda/2025-01-15T12/000002.json");
         assert_eq!(
             aggregate_path(BillingPath::Lambda, hour, AggregateLevel::AdMinutes, &Sha256Hex::of(b"")),
-            "aggregates/lambda/2025-01-15T12/ad-minutes-e3b0c442.parquet"
+            "aggregates/lambda/2025-01-15T12/ad-minutes-\
+             e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.parquet"
         );
     }
 

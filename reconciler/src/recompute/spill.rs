@@ -57,12 +57,18 @@ impl Drop for SpillFolder {
 pub fn sweep(root: &Path) -> usize {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
-    ours.filter(|entry| is_dead(&entry.path()) && std::fs::remove_dir_all(entry.path()).is_ok()).count()
+    let removed = ours.filter(|entry| {
+        // Its lock is held until it is gone, so that nobody takes the folder as its own meanwhile.
+        let dead = lock_of_dead(&entry.path());
+        dead.is_some_and(|_lock| std::fs::remove_dir_all(entry.path()).is_ok())
+    });
+    removed.count()
 }
 
-/// Returns whether nobody holds the folder's lock.
-fn is_dead(path: &Path) -> bool {
-    File::open(path).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok())
+/// Takes the folder's lock; `None` where its owner lives.
+fn lock_of_dead(path: &Path) -> Option<File> {
+    let folder = File::open(path).ok()?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).ok().map(|()| folder)
 }
 
 #[cfg(test)]

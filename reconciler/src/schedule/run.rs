@@ -74,8 +74,7 @@ impl HourWork {
         let started_at = self.deps.clock.now();
         self.begin(inputs.hour, Step::Recomputing);
         // Gone with what is in it when this attempt ends, however it ends.
-        let folder = SpillFolder::make(&self.config.spill_dir)
-            .map_err(|source| Error::Process { action: "make a folder for aggregates", source })?;
+        let folder = self.spill_folder().await?;
         let request =
             RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
         let recomputed = self.deps.recompute.recompute(request).await?;
@@ -83,7 +82,7 @@ impl HourWork {
         if let Some(made) = &recomputed.aggregates {
             self.put_aggregates(inputs, made).await?;
         }
-        drop(folder);
+        drop(tokio::task::spawn_blocking(move || drop(folder))); // off the arbiter, and nothing waits for it
         self.deps.fail_points.pass(FailPoint::RunBeforeCommit);
         self.begin(inputs.hour, Step::Committing);
         let rows = recomputed.rows.iter().cloned();
@@ -104,6 +103,13 @@ impl HourWork {
         self.put_result(stored, &committed).await?;
         let billed = recomputed.rows.iter().map(|row| row.billable).sum();
         Ok(report(inputs, &committed, (recomputed.rows.len() as u64, billed), &recomputed.divergence))
+    }
+
+    async fn spill_folder(&self) -> Result<SpillFolder> {
+        let spill_dir = self.config.spill_dir.clone();
+        let made = tokio::task::spawn_blocking(move || SpillFolder::make(&spill_dir)).await;
+        let made = made.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        made.map_err(|source| Error::Process { action: "make a folder for aggregates", source })
     }
 
     fn request(&self, stored: &StoredRunInputs) -> RecomputeRequest {

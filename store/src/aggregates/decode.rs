@@ -24,7 +24,7 @@ use crate::sketch::UserSketch;
 
 const CAMPAIGN_COLUMN: usize = 0;
 /// Rows decoded at once where a whole file is read: sketches of a busy campaign are 4 KiB each in memory.
-const BATCH_ROWS: usize = 1024;
+const BATCH_ROWS_MAX: usize = 1024;
 /// What a file on local disk is called in errors.
 const LOCAL: &str = "aggregates on local disk";
 
@@ -94,13 +94,13 @@ pub struct AggregateRows {
 }
 
 impl AggregateRows {
-    /// Opens a file as [`super::AggregateWriter`] wrote it.
+    /// Opens a file as [`super::AggregateWriter`] wrote it; at most `batch_rows` of it are in memory at once.
     ///
     /// # Errors
     /// `Archive` if it is none.
-    pub fn open(file: File) -> Result<Self> {
+    pub fn open(file: File, batch_rows: usize) -> Result<Self> {
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map(|builder| builder.with_batch_size(BATCH_ROWS))
+            .map(|builder| builder.with_batch_size(batch_rows.clamp(1, BATCH_ROWS_MAX)))
             .and_then(|builder| builder.build())
             .map_err(|source| parquet_error(LOCAL, source))?;
         Ok(Self { reader, batch: None, row: 0 })

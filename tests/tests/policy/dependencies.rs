@@ -12,7 +12,10 @@ use crate::licence::is_permissive;
 const ONE_VERSION: &[&str] = &["arrow", "parquet", "object_store", "datafusion", "rustls"];
 
 /// Packages whose licence is not permissive, or not stated, with the reason why they are used all the same.
-const LICENCE_EXCEPTIONS: &[(&str, &str)] = &[];
+const LICENCE_EXCEPTIONS: &[(&str, &str)] = &[(
+    "option-ext",
+    "MPL-2.0, which binds its own files alone; unchanged, and part of the fluvio client (by dirs)",
+)];
 
 /// Which of our crates each crate may use; everything else in the workspace is off limits to it.
 const MAY_USE: &[(&str, &[&str])] = &[

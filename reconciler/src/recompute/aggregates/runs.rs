@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::recompute::values::{column, contradiction, integer, text};
 
 const MINUTE_MS: i64 = 60_000;
+/// Rows in memory of all slices that are put together: a range cut into hundreds must fit the same memory.
+const MERGED_ROWS_MAX: usize = 16 * 1024;
 
 /// Writes the statement's answer for one slice to `path`; returns it, or `None` where the answer is empty.
 pub(super) async fn write(
@@ -76,7 +78,8 @@ type Key = (CampaignId, Option<AdId>, UtcMillis);
 
 impl Merged {
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let open = |path: &PathBuf| Ok(open(path)?.peekable());
+        let batch_rows = MERGED_ROWS_MAX / paths.len().max(1);
+        let open = |path: &PathBuf| Ok(open(path, batch_rows)?.peekable());
         Ok(Self { runs: paths.iter().map(open).collect::<Result<_>>()? })
     }
 
@@ -107,9 +110,9 @@ impl Merged {
     }
 }
 
-fn open(path: &Path) -> Result<AggregateRows> {
+fn open(path: &Path, batch_rows: usize) -> Result<AggregateRows> {
     let failed = |source| Error::Process { action: "read aggregates", source };
-    Ok(AggregateRows::open(File::open(path).map_err(failed)?)?)
+    Ok(AggregateRows::open(File::open(path).map_err(failed)?, batch_rows)?)
 }
 
 fn key_of(row: &twice_store::Result<(CampaignId, AggregateRow)>) -> Option<Key> {
