@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, Arbiter};
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use tokio::sync::Semaphore;
 use twice_log::archive::{CountingSettings, StoredSeal};
 use twice_log::fail::FailPoints;
@@ -65,11 +65,12 @@ impl StreamPath {
     /// MUST be called inside a running `actix::System`. Returns when all states are loaded and reading has begun.
     ///
     /// # Errors
-    /// `Config`, `Layout`, `CheckpointFolder`: the operator changes something first. Damage is no error: the folder
+    /// `Config`, `Layout`, `CheckpointFolder`, a log that went backwards: the operator changes something first. Damage is no error: the folder
     /// is moved aside and the partitions rebuild themselves.
     pub async fn start(parts: StreamParts, config: StreamConfig) -> Result<Self> {
         config.validate()?;
         let loaded = load_all(&parts, &config).await?;
+        note_ends(parts.log.as_ref(), &loaded).await?;
         let count = loaded.len();
         let arbiters = start_arbiters(config.threads, count)?;
         let budget = Arc::new(DedupBudget::new(config.dedup_bytes_max, parts.log.partitions()));
@@ -174,6 +175,23 @@ async fn load_all(parts: &StreamParts, config: &StreamConfig) -> Result<Loaded> 
         }
     };
     tokio::task::spawn_blocking(load).await.map_err(|_| Error::TaskDied { what: "loading checkpoints" })?
+}
+
+/// Holds the log to what the checkpoints have counted, before anyone may append: the same offset given again would be
+/// passed over as counted (G-1).
+async fn note_ends(log: &dyn ClickLog, loaded: &Loaded) -> Result<()> {
+    let note = |(writer, checkpoint): &(CheckpointWriter, Option<LoadedCheckpoint>)| {
+        let (partition, end) =
+            (writer.partition(), checkpoint.as_ref().map(|loaded| loaded.commit.applied_end));
+        async move {
+            match end {
+                Some(end) => log.note_end(Topic::AdClicks, partition, end).await,
+                None => Ok(()),
+            }
+        }
+    };
+    try_join_all(loaded.iter().map(note)).await?; // side by side: leaders that lag are waited for once
+    Ok(())
 }
 
 fn load_from(store: &CheckpointStore, parts: &StreamParts) -> Result<Loaded> {

@@ -24,7 +24,7 @@ pub enum ErrorKind {
 /// Errors of the hot log and the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Too many bytes wait for the disk. The sender waits and sends again; nothing was stored.
+    /// Too many bytes wait for the disk or the cluster. The sender waits and sends again; nothing was stored.
     #[error("{waiting_bytes} bytes already wait to be written; send again later")]
     Busy { waiting_bytes: u64 },
     /// The append failed or its outcome is unknown. The sender sends again with the same ids (CR-1 absorbs a copy).
@@ -33,8 +33,9 @@ pub enum Error {
         #[source]
         source: std::sync::Arc<std::io::Error>,
     },
-    /// The log stopped after a failed write or sync, which must not be retried. The node restarts.
-    #[error("the log stopped after an earlier write error; restart the node once the disk is healthy")]
+    /// The log takes nothing more: it was closed, or stopped after a failed write or sync, which must not be retried. The
+    /// node restarts.
+    #[error("the log is closed or stopped after an error that was reported; restart the node once that is mended")]
     Stopped,
     /// A record is missing. The reader reopens the log at `expected`; it never goes on.
     #[error("hole in {topic} partition {partition}: expected offset {expected}, read {read}")]
@@ -48,9 +49,9 @@ pub enum Error {
     },
     /// The partition held more records before than it does now. The operator looks; offsets must not be given twice.
     #[error(
-        "{topic} partition {partition} held records up to offset {known} before and now ends at {end}: its topic was \
-         deleted or its server lost data; stop the node and restore the topic's data, or, if it is gone for good, start \
-         again with a new data folder and a new topic prefix"
+        "{topic} partition {partition} held records up to offset {known} before and now ends at {end}: its files or \
+         its topic were removed, or a server lost data; stop the node and restore the log's data, or, if it is gone for \
+         good, start again with a new data folder (and on Fluvio a new topic prefix)"
     )]
     WentBackwards { topic: Topic, partition: PartitionId, known: LogOffset, end: LogOffset },
     /// The offset was trimmed away or never existed.

@@ -107,14 +107,17 @@ impl Worker {
         (worker, status)
     }
 
-    /// Tries to open the cursor once, so that a wrong layout stops the start; any other error is left to the run.
+    /// Tries to open the cursor once, so that a wrong layout, or a log that ends before its archive, stops the
+    /// start; any other error is left to the run.
     pub(super) async fn opened(mut self) -> Result<Self> {
         match self.open().await {
             Ok(archiver) => {
                 self.report(|status| status.archived_end = archiver.archived_end());
                 self.opened = Some(archiver);
             }
-            Err(error @ Error::Log(twice_log::Error::Config { .. })) => return Err(error),
+            Err(
+                error @ Error::Log(twice_log::Error::Config { .. } | twice_log::Error::WentBackwards { .. }),
+            ) => return Err(error),
             Err(error) => self.failed(&error), // the run opens it
         }
         Ok(self)
@@ -132,6 +135,8 @@ impl Worker {
         let fail_points = self.parts.fail_points.clone();
         let archive = self.parts.archive.clone();
         let archiver = PartitionArchiver::open(archive, chain, partitions, settings, fail_points).await?;
+        // Before the end is compared: what was archived must not be given out again, whatever the end says later.
+        self.parts.log.note_end(self.topic, self.partition, archiver.archived_end()).await?;
         archiver.check_log(self.parts.log.bounds(self.topic, self.partition).await?)?;
         Ok(archiver)
     }
@@ -168,7 +173,10 @@ impl Worker {
         let mut ahead = self.read_ahead(&archiver);
         let mut flush_not_before = Instant::now();
         loop {
-            self.look(&archiver).await;
+            tokio::select! {
+                _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
+                () = self.look(&archiver) => {}
+            }
             self.answer(&archiver);
             if self.is_due(&archiver) && Instant::now() >= flush_not_before {
                 let expected = archiver.next_offset();

@@ -54,6 +54,7 @@ pub async fn run(backend: &dyn LogUnderTest) {
         trimming_takes_nothing(backend).await;
     }
     an_impossible_append_stores_nothing(backend).await;
+    a_log_that_ends_before_what_was_noted_takes_nothing_more(backend).await;
 }
 
 /// Reads everything from `from` to the end, checking each offset.
@@ -280,4 +281,17 @@ async fn an_impossible_append_stores_nothing(backend: &dyn LogUnderTest) {
     assert!(log.append(TOPIC, vec![record(0, "a"), record(0, oversized)]).await.is_err());
     assert!(log.read(TOPIC, PartitionId(beyond), LogOffset(0), 1).await.is_err());
     assert_eq!(bounds(log.as_ref(), TOPIC, PartitionId(0)).await.end, LogOffset(0));
+}
+
+async fn a_log_that_ends_before_what_was_noted_takes_nothing_more(backend: &dyn LogUnderTest) {
+    let log = backend.create().await;
+    append(log.as_ref(), vec![record(0, "a"), record(0, "b")]).await;
+    for end in [0, 1, 2] {
+        log.note_end(TOPIC, PartitionId(0), LogOffset(end)).await.expect("it reaches this far");
+    }
+    append(log.as_ref(), vec![record(0, "c")]).await;
+    let error = log.note_end(TOPIC, PartitionId(0), LogOffset(6)).await.expect_err("it ends at 3");
+    let is_told = matches!(error, Error::WentBackwards { known: LogOffset(5), end: LogOffset(3), .. });
+    assert!(is_told, "{error}");
+    assert!(log.append(TOPIC, vec![record(0, "d")]).await.is_err(), "offset 3 was given out before");
 }

@@ -10,7 +10,7 @@ pub mod fluvio;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Generation, LogOffset, PartitionId, Topic};
 
 /// One record to append.
@@ -73,7 +73,26 @@ pub trait ClickLog: Send + Sync + 'static {
     /// Returns the offsets the partition holds now.
     async fn bounds(&self, topic: Topic, partition: PartitionId) -> Result<OffsetBounds>;
 
+    /// Notes that every offset below `end` was given out before, as a checkpoint or a manifest says.
+    ///
+    /// The caller does this before it lets anyone append: a new record under an old offset would pass for one that was
+    /// counted and archived. A cluster that does not answer is no error; it is compared when it does.
+    ///
+    /// # Errors
+    /// `WentBackwards` if the log ends below it. From then on the log MUST NOT acknowledge records there.
+    async fn note_end(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<()> {
+        check_end(topic, partition, end, self.bounds(topic, partition).await?)
+    }
+
     /// Forgets whole segments whose records all lie below `before`. What is trimmed may be less than asked, never more:
     /// nothing, where the backend keeps records by rules of its own.
     async fn trim(&self, topic: Topic, partition: PartitionId, before: LogOffset) -> Result<()>;
+}
+
+/// Returns `WentBackwards` if the log ends below what was given out before.
+fn check_end(topic: Topic, partition: PartitionId, noted: LogOffset, bounds: OffsetBounds) -> Result<()> {
+    if noted <= bounds.end {
+        return Ok(());
+    }
+    Err(Error::WentBackwards { topic, partition, known: LogOffset(noted.0 - 1), end: bounds.end })
 }

@@ -318,6 +318,15 @@ impl ClickLog for EmbeddedLog {
         Ok(self.files.partitions[slot].bounds())
     }
 
+    /// A log that ends too early takes nothing more: it stays closed to appends, on every partition.
+    async fn note_end(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<()> {
+        let checked = super::check_end(topic, partition, end, self.bounds(topic, partition).await?);
+        if let (Err(_), Role::Writer(writer)) = (&checked, &self.role) {
+            writer.queue.close();
+        }
+        checked
+    }
+
     async fn trim(&self, topic: Topic, partition: PartitionId, before: LogOffset) -> Result<()> {
         let slot = self.slot(topic, partition)?;
         if self.writer()?.running.lock().unwrap_or_else(PoisonError::into_inner).is_none() {

@@ -38,13 +38,17 @@ use self::read::{Found, FromLeader, Reader};
 use self::tips::Tips;
 use self::topics::Wanted;
 use super::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Clock, Generation, LogOffset, PartitionId, Topic};
 
 /// Largest record, as in the embedded log.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// The only generation: a cluster's topics keep their partition count.
 const GENERATION: Generation = Generation(0);
+
+/// How long a noted end waits for the cluster, beyond what a leader may lag; and between two looks.
+const NOTE_LIMIT: Duration = tips::BEHIND_LIMIT.saturating_add(Duration::from_secs(5));
+const NOTE_PAUSE: Duration = Duration::from_millis(100);
 
 type ReaderOfLeader = Reader<FromLeader>;
 
@@ -273,6 +277,24 @@ impl ClickLog for FluvioLog {
 
     async fn bounds(&self, topic: Topic, partition: PartitionId) -> Result<OffsetBounds> {
         poll::bounds(&self.parts, Slot { topic, partition }).await
+    }
+
+    /// Waits for a leader that may only lag; one that stays behind, or gives an offset again, is refused for good.
+    async fn note_end(&self, topic: Topic, partition: PartitionId, end: LogOffset) -> Result<()> {
+        let slot = Slot { topic, partition };
+        self.parts.tips.raise(slot, end)?; // from here on an append that is stored below it is found out
+        let begun = tokio::time::Instant::now();
+        loop {
+            match poll::bounds(&self.parts, slot).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::Retry => return Err(error),
+                Err(error) if begun.elapsed() >= NOTE_LIMIT => {
+                    tracing::warn!(%topic, %partition, %end, %error, "whether the log reaches this far is not known yet");
+                    return Ok(());
+                }
+                Err(_) => tokio::time::sleep(NOTE_PAUSE).await,
+            }
+        }
     }
 
     /// Does nothing: Fluvio drops records by the age and size its topics are created with.

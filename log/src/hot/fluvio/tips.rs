@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::event::{LogOffset, PartitionId, Topic};
 
 /// How long a leader may be behind what is known: a new one learns from its followers what is committed.
-const BEHIND_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const BEHIND_LIMIT: Duration = Duration::from_secs(15);
 
 /// What is known of one partition's end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

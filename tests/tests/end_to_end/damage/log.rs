@@ -91,3 +91,25 @@ fn a_record_that_does_not_decode_is_kept_in_quarantine_and_counts_nowhere() -> R
     ensure!(named == 1, "the file in quarantine is named by {named} manifests");
     Ok(())
 }
+
+#[test]
+fn a_log_folder_that_vanished_under_checkpoints_or_the_archive_stops_the_node() -> Result<()> {
+    let _turn = one_at_a_time();
+    let mut scene = Scene::stopped(44)?;
+    let data = scene.node.data_dir();
+    let put_aside = |name: &str| std::fs::rename(data.join(name), data.join(format!("{name}.aside")));
+    put_aside("log")?;
+    // Twice: the first start leaves an empty log behind, over which a second must not go on either.
+    for _start in 0..2 {
+        scene.is_refused(&["now ends at 0", "restore the log's data", "new data folder"])?;
+    }
+    // Without checkpoints the archive remembers how far the log reached.
+    put_aside("sled")?;
+    scene.is_refused(&["now ends at 0", "restore the log's data", "new data folder"])?;
+    for name in ["log", "sled"] {
+        std::fs::remove_dir_all(data.join(name))?;
+        std::fs::rename(data.join(format!("{name}.aside")), data.join(name))?;
+    }
+    scene.node.restart()?;
+    scene.prove()
+}

@@ -227,6 +227,33 @@ fn a_topic_made_anew_under_an_open_log_is_found_out_and_nothing_more_is_taken() 
 }
 
 #[test]
+fn an_append_below_an_end_that_was_noted_is_refused_from_the_first_on() -> Result<()> {
+    let _turn = one_at_a_time();
+    let name = "an_append_below_an_end_that_was_noted_is_refused_from_the_first_on";
+    let Some(cluster) = FluvioCluster::for_test(name)? else { return Ok(()) };
+    run(async {
+        let config = config(&cluster, &cluster.new_prefix());
+        let log = open(&config, 2).await?;
+        // As after a topic that vanished: the checkpoint says 100, and the topic is new. More comes than was lost.
+        let append = async {
+            tokio::task::yield_now().await;
+            let mut refused = 0;
+            for first in (0..300).step_by(50) {
+                refused += u32::from(log.append(TOPIC, numbered(first..first + 50)).await.is_err());
+            }
+            refused
+        };
+        let (noted, refused) = tokio::join!(log.note_end(TOPIC, ZERO, LogOffset(100)), append);
+        let error = noted.err().context("it ends below what was noted")?;
+        ensure!(matches!(error, Error::WentBackwards { known: LogOffset(99), .. }), "{error}");
+        ensure!(refused == 6, "{refused} of 6 appends were refused");
+        let other = AppendRecord { partition: PartitionId(1), bytes: Bytes::from_static(b"fine") };
+        log.append(TOPIC, vec![other]).await.context("another partition lost nothing")?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_server_killed_under_load_loses_nothing_acknowledged() -> Result<()> {
     let _turn = one_at_a_time();
     let name = "a_server_killed_under_load_loses_nothing_acknowledged";

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use twice_log::hot::ClickLog;
+use twice_log::hot::fluvio::FluvioLog;
+use twice_log::{LogOffset, PartitionId, Topic};
 use twice_tests::{Binaries, FluvioCluster, LoadShape, Node, NodeOptions, one_at_a_time, run};
 
-use crate::support::{hours_ago, oracle_agrees, text, wait_for};
+use super::{config, run as run_log};
+use crate::support::{hours_ago, oracle_agrees, text};
 
 fn options(cluster: &FluvioCluster, prefix: &str) -> NodeOptions {
     NodeOptions { arguments: cluster.node_arguments(prefix), ..NodeOptions::brisk() }
@@ -69,9 +73,27 @@ fn a_node_whose_cluster_does_not_answer_says_what_to_do() -> Result<()> {
 }
 
 #[test]
-fn a_topic_deleted_under_a_checkpoint_is_an_error_that_says_what_to_do() -> Result<()> {
+fn a_start_on_fluvio_without_a_cluster_named_says_what_to_do() -> Result<()> {
     let _turn = one_at_a_time();
-    let name = "a_topic_deleted_under_a_checkpoint_is_an_error_that_says_what_to_do";
+    let absent = "/absent/fluvio/config";
+    let nameless = (["--fluvio-profile-file", absent, "--log", "fluvio"], "--fluvio-endpoint HOST:PORT");
+    let tls_in_part = (["--fluvio-tls-ca", "ca.pem", "--log", "fluvio"], "fluvio_tls_key");
+    for (arguments, advice) in [nameless, tls_in_part] {
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let mut node = Node::prepare(NodeOptions { arguments, ..NodeOptions::default() })?;
+        node.restart_unready()?;
+        let status = node.death_within(Duration::from_secs(60))?.context("it goes on without a log")?;
+        let log = node.log_tail();
+        ensure!(status.code() == Some(2) && !log.contains("panicked"), "{status}\n{log}");
+        ensure!(log.contains(advice), "{log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_topic_deleted_under_a_checkpoint_stops_the_start_and_no_click_takes_its_place() -> Result<()> {
+    let _turn = one_at_a_time();
+    let name = "a_topic_deleted_under_a_checkpoint_stops_the_start_and_no_click_takes_its_place";
     let Some(cluster) = FluvioCluster::for_test(name)? else { return Ok(()) };
     let prefix = cluster.new_prefix();
     let mut node = Node::start(options(&cluster, &prefix))?;
@@ -82,13 +104,22 @@ fn a_topic_deleted_under_a_checkpoint_is_an_error_that_says_what_to_do() -> Resu
     shape.run(&node)?;
     ensure!(node.stop()?.success(), "{}", node.log_tail());
     cluster.delete_topics(&prefix)?;
-    node.restart_unready()?;
-    wait_for("the node to say that its log went backwards", || {
+    // Twice: the first start makes the topics anew, over which a second must not go on either.
+    for _start in 0..2 {
+        node.restart_unready()?;
+        let ended = node.death_within(Duration::from_secs(120))?;
         let log = node.log_tail();
-        Ok((log.contains("ends at 0") && log.contains("that was counted already")).then_some(()))
-    })?;
-    // Nothing was counted in place of what vanished.
-    let log = node.log_tail();
-    ensure!(!log.contains("panicked"), "{log}");
-    Ok(())
+        let status = ended.with_context(|| format!("it goes on and takes clicks\n{log}"))?;
+        ensure!(status.code() == Some(2) && !log.contains("panicked"), "{status}\n{log}");
+        ensure!(log.contains("now ends at 0") && log.contains("new topic prefix"), "{log}");
+    }
+    // Nobody was told of a click in place of those that vanished: none is there.
+    run_log(async {
+        let log = FluvioLog::open_reader(&config(&cluster, &prefix)).await?;
+        for partition in (0..log.partitions()).map(PartitionId) {
+            let end = log.bounds(Topic::AdClicks, partition).await?.end;
+            ensure!(end == LogOffset(0), "partition {partition} ends at {end}");
+        }
+        Ok(())
+    })
 }
