@@ -28,6 +28,8 @@ use crate::event::{Clock, LogOffset};
 pub(super) struct Part {
     pub(super) records: Vec<Bytes>,
     pub(super) bytes: usize,
+    /// When it was asked for: its time runs from here, also while it waits in the queue.
+    pub(super) since: Instant,
     pub(super) outcome: oneshot::Sender<Result<()>>,
     /// Gives the bytes back to the budget when the part is done with.
     pub(super) _room: Room,
@@ -106,10 +108,16 @@ impl Appender {
     /// Stores until the log is dropped and the queue is empty.
     pub(super) async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
-            let group = self.gather(first).await;
+            let mut group = self.gather(first).await;
+            answer_late(&mut group, |part| self.is_late(part, Duration::ZERO), &waited_in_vain());
+            // Of a caller that went away nobody was told anything.
+            group.retain(|part| !part.outcome.is_closed());
+            if group.is_empty() {
+                continue;
+            }
             let records = group.iter().flat_map(|part| &part.records);
             let batches = batch::batches_of(records, self.rules.batch_bytes_max, self.clock.now());
-            let stored = self.store(batches).await;
+            let stored = self.store(batches, &mut group).await;
             if let Err(error) = &stored {
                 let slot = self.link.slot;
                 tracing::warn!(topic = %slot.topic, partition = %slot.partition, %error, "records not acknowledged");
@@ -118,6 +126,11 @@ impl Appender {
                 let _ = part.outcome.send(shared(&stored)); // whoever waited may have gone
             }
         }
+    }
+
+    /// Says whether the part's time is up after one more `pause`.
+    fn is_late(&self, part: &Part, pause: Duration) -> bool {
+        part.since.elapsed() + pause > self.rules.append_timeout
     }
 
     /// Takes what is queued behind `first`, up to the size of a request; lingers for more only while a batch is not full.
@@ -139,8 +152,9 @@ impl Appender {
         group
     }
 
-    /// Sends the batches until the leader acknowledges them or the time is up.
-    async fn store(&self, batches: Vec<Batch<RawRecords>>) -> Result<()> {
+    /// Sends the batches until the leader acknowledges them or the time of every part is up. Those whose time is up before
+    /// are answered and taken out of the group; their records may still be stored, as after any such answer.
+    async fn store(&self, batches: Vec<Batch<RawRecords>>, group: &mut Vec<Part>) -> Result<()> {
         let slot = self.link.slot;
         let count: usize = batches.iter().map(Batch::records_len).sum();
         let partition =
@@ -156,7 +170,7 @@ impl Appender {
             topics: vec![topic],
             ..Default::default()
         };
-        let (deadline, mut pause) = (Instant::now() + self.rules.append_timeout, PAUSE_MIN);
+        let mut pause = PAUSE_MIN;
         loop {
             let known = self.tips.known(slot)?;
             let error = match self.attempt(request.clone()).await {
@@ -166,11 +180,13 @@ impl Appender {
                 Err(error @ Error::Config { .. }) => return Err(error),
                 Err(error) => error,
             };
-            if Instant::now() + pause > deadline {
-                let source = Arc::new(std::io::Error::other(error));
+            let source = Arc::new(std::io::Error::other(error));
+            answer_late(group, |part| self.is_late(part, pause), &source);
+            if group.is_empty() {
                 return Err(Error::AppendUnknown { source });
             }
-            tracing::info!(topic = %slot.topic, partition = %slot.partition, %error, "append failed, trying again");
+            tracing::info!(topic = %slot.topic, partition = %slot.partition, error = %source,
+                "append failed, trying again");
             self.counters.append_retried();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -197,6 +213,18 @@ impl Appender {
             code => Err(self.link.refused("append to", code).await),
         }
     }
+}
+
+/// Answers the parts whose time is up: what became of their call is unknown, other partitions may have stored theirs.
+fn answer_late(group: &mut Vec<Part>, is_late: impl Fn(&Part) -> bool, source: &Arc<std::io::Error>) {
+    for part in group.extract_if(.., |part| is_late(part)) {
+        let _ = part.outcome.send(Err(Error::AppendUnknown { source: source.clone() }));
+    }
+}
+
+fn waited_in_vain() -> Arc<std::io::Error> {
+    let reason = "its time was up before its turn came, behind appends that took as long";
+    Arc::new(std::io::Error::new(std::io::ErrorKind::TimedOut, reason))
 }
 
 /// Returns the outcome of a group for one more of its calls.

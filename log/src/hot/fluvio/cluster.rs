@@ -16,6 +16,7 @@ use fluvio::metadata::spu::SpuSpec;
 use fluvio::{FluvioAdmin, FluvioClusterConfig};
 use fluvio_socket::{ClientConfig, MultiplexerSocket, VersionedSerialSocket};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::FluvioConfig;
 use crate::error::{Error, Result};
@@ -64,17 +65,16 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// # Errors
-    /// `Config` if no cluster is named.
-    pub(super) fn new(config: &FluvioConfig, tasks: Handle) -> Result<Self> {
-        Ok(Self {
-            target: config.cluster()?,
+    /// `target` is what the config names, found out before there is anything to drop.
+    pub(super) fn new(config: &FluvioConfig, target: FluvioClusterConfig, tasks: Handle) -> Self {
+        Self {
+            target,
             topic_prefix: config.topic_prefix.clone(),
             connect_timeout: Duration::from_millis(config.connect_timeout_ms),
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             tasks,
             leaders: Mutex::default(),
-        })
+        }
     }
 
     pub(super) fn endpoint(&self) -> &str {
@@ -229,12 +229,19 @@ impl Connection {
 pub(super) struct Link {
     pub(super) cluster: Arc<Cluster>,
     pub(super) slot: Slot,
-    current: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    current: tokio::sync::Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    connection: Option<Arc<Connection>>,
+    /// When connecting failed last, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Link {
     pub(super) fn new(cluster: Arc<Cluster>, slot: Slot) -> Self {
-        Self { cluster, slot, current: tokio::sync::Mutex::new(None) }
+        Self { cluster, slot, current: tokio::sync::Mutex::default() }
     }
 
     /// Calls the partition's leader.
@@ -250,26 +257,41 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<Arc<Connection>> {
+        let asked = Instant::now();
         let mut current = self.current.lock().await;
-        if let Some(connection) = current.as_ref().filter(|connection| !connection.is_stale()) {
+        if let Some(connection) = current.connection.as_ref().filter(|connection| !connection.is_stale()) {
             return Ok(connection.clone());
         }
-        *current = None;
-        let leader = self.cluster.leader(self.slot).await?;
-        match self.cluster.connect(&leader).await {
-            Ok(connection) => Ok(current.insert(connection).clone()),
+        // Whoever waited while another tried in vain has the answer: one after the other they would wait for minutes.
+        if let Some((when, why)) = &current.failed
+            && *when >= asked
+        {
+            return Err(unavailable(format!("reach the server of {}", self.slot), why.clone()));
+        }
+        current.connection = None;
+        match self.connect().await {
+            Ok(connection) => Ok(current.connection.insert(connection).clone()),
             Err(error) => {
-                // It may have moved to another address, or another server may lead by now. While the controller is
-                // down as well, its last word stands.
-                let _ = self.cluster.refresh_leaders().await;
+                current.failed = Some((Instant::now(), error.to_string()));
                 Err(error)
             }
         }
     }
 
+    async fn connect(&self) -> Result<Arc<Connection>> {
+        let leader = self.cluster.leader(self.slot).await?;
+        let connected = self.cluster.connect(&leader).await;
+        if connected.is_err() {
+            // It may have moved to another address, or another server may lead by now. While the controller is down as
+            // well, its last word stands.
+            let _ = self.cluster.refresh_leaders().await;
+        }
+        connected
+    }
+
     /// Begins anew: the next call connects.
     pub(super) async fn reopen(&self) {
-        self.current.lock().await.take();
+        self.current.lock().await.connection = None;
     }
 
     /// Returns the error for an answer's code, having asked anew for what it says is wrong.

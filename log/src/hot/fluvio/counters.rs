@@ -1,4 +1,4 @@
-//! What reading met: counters that tests read and metrics show.
+//! What reading and appending met: counters that tests read and metrics show.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -36,7 +36,7 @@ use self::append::{AppendRules, Appender, Budget, Part};
 use self::cluster::{Cluster, Link, Slot, unavailable};
 use self::read::{Found, FromLeader, Reader};
 use self::tips::Tips;
-use self::topics::Wanted;
+use self::topics::{Shape, Wanted};
 use super::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Clock, Generation, LogOffset, PartitionId, Topic};
@@ -71,7 +71,8 @@ struct Parts {
     tips: Arc<Tips>,
     /// By index of the partition.
     readers: Vec<ReaderOfLeader>,
-    replication: u32,
+    /// Of each partition, as its topic was created.
+    copies: u32,
     counters: Arc<FluvioCounters>,
 }
 
@@ -92,7 +93,7 @@ impl FluvioLog {
         let rules = AppendRules {
             batch_bytes_max: config.batch_bytes_max as usize,
             linger: Duration::from_millis(config.linger_ms),
-            isolation: isolation(config.replication),
+            isolation: isolation(log.parts.copies),
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             append_timeout: Duration::from_millis(config.append_timeout_ms),
         };
@@ -123,45 +124,38 @@ impl FluvioLog {
 
     async fn connect(config: &FluvioConfig, wanted: Wanted) -> Result<Self> {
         config.validate()?;
+        let target = config.cluster()?; // before there is a runtime: dropping one in a task panics
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("fluvio-log")
             .enable_all()
             .build()
             .map_err(|error| unavailable("start its threads", error))?;
-        let cluster = Arc::new(Cluster::new(config, runtime.handle().clone())?);
+        let cluster = Arc::new(Cluster::new(config, target, runtime.handle().clone()));
         let mut log = Self {
             parts: Arc::new(Parts {
                 cluster: cluster.clone(),
                 tips: Tips::new(0),
                 readers: Vec::new(),
-                replication: config.replication,
+                copies: 0,
                 counters: Arc::default(),
             }),
             partitions: 0,
             budget: Budget::new(config.waiting_bytes_max),
             appenders: Vec::new(),
-            runtime: Some(runtime), // held from here on: dropping it in a task would panic
+            runtime: Some(runtime), // held from here on: its drop here panics in no task
         };
-        log.partitions = topics::prepare(&cluster, config, wanted).await?;
+        let Shape { partitions, copies } = topics::prepare(&cluster, config, wanted).await?;
+        log.partitions = partitions;
         let tips = Tips::new(log.partitions);
         let counters = log.parts.counters.clone();
         let reader = |slot| {
-            let source = FromLeader {
-                link: Link::new(cluster.clone(), slot),
-                isolation: isolation(config.replication),
-            };
+            let source = FromLeader { link: Link::new(cluster.clone(), slot), isolation: isolation(copies) };
             Reader::new(slot, source, config.fetch_bytes_max, counters.clone())
         };
         let readers = tips.all().map(reader).collect();
-        let replication = config.replication;
-        log.parts = Arc::new(Parts {
-            cluster: cluster.clone(),
-            tips,
-            readers,
-            replication,
-            counters: counters.clone(),
-        });
+        log.parts =
+            Arc::new(Parts { cluster: cluster.clone(), tips, readers, copies, counters: counters.clone() });
         log.tasks().spawn(poll::run(log.parts.clone(), Duration::from_millis(config.poll_ms)));
         Ok(log)
     }
@@ -191,8 +185,8 @@ impl FluvioLog {
 }
 
 /// With copies, a record counts when all in sync have it; alone, when the leader has it.
-fn isolation(replication: u32) -> Isolation {
-    if replication > 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
+fn isolation(copies: u32) -> Isolation {
+    if copies > 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
 }
 
 #[async_trait]
@@ -231,10 +225,11 @@ impl ClickLog for FluvioLog {
         let total: usize = parts.iter().map(|(.., bytes)| bytes).sum();
         // One decision for the whole call: either all of it waits, or nothing was stored.
         let mut room = self.budget.take(total as u64)?;
+        let since = tokio::time::Instant::now();
         let mut outcomes = Vec::with_capacity(parts.len());
         for (index, records, bytes) in parts {
             let (outcome, resolved) = oneshot::channel();
-            let part = Part { records, bytes, outcome, _room: room.split(bytes as u64) };
+            let part = Part { records, bytes, since, outcome, _room: room.split(bytes as u64) };
             self.appenders[index].send(part).map_err(|_| Error::Stopped)?;
             outcomes.push(resolved);
         }

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fluvio::dataplane::link::ErrorCode;
+use fluvio::dataplane::record::{BATCH_FILE_HEADER_SIZE, Batch, RawRecords};
 use fluvio_spu_schema::server::fetch_offset::{FetchOffsetPartition, FetchOffsetTopic, FetchOffsetsRequest};
 
+use super::Parts;
 use super::cluster::{Cluster, Connection, Server, Slot, unavailable};
 use super::read::{Fetch, Fetched};
-use super::{Parts, ReaderOfLeader};
 use crate::error::Result;
 use crate::event::LogOffset;
 use crate::hot::OffsetBounds;
 
 /// Wait after a poll that failed: nobody is helped by asking a dead server a hundred times a second.
 const FAILED_PAUSE: Duration = Duration::from_millis(250);
+/// Room of an answer that looks for the end, at least: more than writers store while it is under way.
+const STORED_BYTES_MIN: u32 = 4 * 1024 * 1024;
+/// Answers after which the end of what is stored is not looked for any more; about 256 MiB.
+const STORED_ROUNDS_MAX: u32 = 64;
 
 /// Returns the offsets a partition holds.
 ///
@@ -32,25 +37,50 @@ pub(super) async fn bounds(parts: &Parts, slot: Slot) -> Result<OffsetBounds> {
         Some((_, Err(code))) => return Err(link.refused("read the ends of", code).await),
         None => return Err(unavailable("read the ends", "the answer is about another partition")),
     };
-    let end = if parts.replication == 1 { stored_end(reader, committed).await? } else { committed };
+    let end = if parts.copies == 1 {
+        let bytes_max = reader.fetch_bytes_max.max(STORED_BYTES_MIN);
+        stored_end(&reader.source, slot, committed, bytes_max).await?
+    } else {
+        committed
+    };
     parts.tips.told(slot, known, end)?;
     Ok(OffsetBounds { earliest, end })
 }
 
-/// Returns the end of what is stored, from the committed end on.
+/// Returns an end of what is stored that lies at or above the one when it was asked, from the committed end on.
 ///
 /// A lone server writes down what is committed a moment after it acknowledged it: killed in between, it comes back with
-/// a committed end that lies below acknowledged records, and says so until the next append.
-async fn stored_end(reader: &ReaderOfLeader, committed: LogOffset) -> Result<LogOffset> {
-    let mut end = committed;
-    loop {
-        let Fetched { batches, .. } = reader.source.fetch(end, reader.fetch_bytes_max).await?;
+/// a committed end that lies below acknowledged records, and says so until the next append. Writers go on meanwhile, so
+/// the end is not chased: an answer with room left held all there was in its segment file, and two such answers leave no
+/// file behind.
+///
+/// # Errors
+/// `Unavailable` if so much lies behind the committed end that no answer has room left.
+pub(super) async fn stored_end(
+    source: &impl Fetch,
+    slot: Slot,
+    committed: LogOffset,
+    bytes_max: u32,
+) -> Result<LogOffset> {
+    let (mut end, mut with_room) = (committed, 0);
+    for _round in 0..STORED_ROUNDS_MAX {
+        let Fetched { batches, .. } = source.fetch(end, bytes_max).await?;
         let last = batches.iter().map(|batch| LogOffset(batch.get_last_offset()).next()).max();
-        match last.filter(|last| *last > end) {
-            Some(last) => end = last,
-            None => return Ok(end),
+        let Some(last) = last.filter(|last| *last > end) else { return Ok(end) };
+        end = last;
+        with_room += u32::from(!is_full(&batches, bytes_max));
+        if with_room == 2 {
+            return Ok(end);
         }
     }
+    let source = format!("from {committed} to {end} and beyond, nothing is committed");
+    Err(unavailable(format!("find the end of {slot}"), source))
+}
+
+/// Says whether more may have been stored than the answer had room for. What is cut inside a header is not seen at all.
+fn is_full(batches: &[Batch<RawRecords>], bytes_max: u32) -> bool {
+    let bytes: usize = batches.iter().map(|batch| BATCH_FILE_HEADER_SIZE + batch.records().0.len()).sum();
+    bytes + BATCH_FILE_HEADER_SIZE > bytes_max as usize
 }
 
 /// Tells waiters of records of other writers; ends when the log is dropped.
@@ -103,19 +133,21 @@ async fn ask(
     };
     let known = slots.iter().map(|slot| parts.tips.known(*slot)).collect::<Vec<_>>();
     let answer = connection.call("read the ends", request(&parts.cluster, slots)).await?;
+    let mut all = Ok(()); // one partition that cannot be told of keeps none of the others waiting
     for (slot, found) in ends(&parts.cluster, answer, slots) {
         let known = slots.iter().position(|other| *other == slot).and_then(|index| known.get(index));
         let Some(Ok(known)) = known else { continue }; // it went backwards, and its waiters know
-        match found {
+        let told = match found {
             Ok((_, committed)) if known.is_some_and(|known| committed >= known) => {
-                parts.tips.told(slot, *known, committed)?;
+                parts.tips.told(slot, *known, committed)
             }
             // Behind, or the first answer: look closely.
-            Ok(_) => bounds(parts, slot).await.map(|_| ())?,
-            Err(code) => return Err(unavailable(format!("read the ends of {slot}"), code)),
-        }
+            Ok(_) => bounds(parts, slot).await.map(|_| ()),
+            Err(code) => Err(unavailable(format!("read the ends of {slot}"), code)),
+        };
+        all = all.and(told);
     }
-    Ok(())
+    all
 }
 
 fn request(cluster: &Cluster, slots: &[Slot]) -> FetchOffsetsRequest {

@@ -5,12 +5,12 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use fluvio::dataplane::link::ErrorCode;
-use fluvio::dataplane::record::{Batch, RawRecords};
+use fluvio::dataplane::record::{BATCH_FILE_HEADER_SIZE, Batch, RawRecords};
 
 use super::batch::tests::over_the_wire;
 use super::read::{Fetch, Fetched};
 use super::*;
-use crate::event::UtcMillis;
+use crate::event::{UtcMillis, WallClock};
 
 const SLOT: Slot = Slot { topic: Topic::AdClicks, partition: PartitionId(0) };
 
@@ -212,4 +212,134 @@ fn room_is_given_back_part_by_part_and_a_refusal_takes_none() {
     assert!(budget.take(50).is_ok());
     drop(whole);
     assert!(budget.take(100).is_ok());
+}
+
+/// A partition that others write to: the batches of each answer in turn, and one more for ever after.
+struct Growing {
+    answers: Mutex<VecDeque<usize>>,
+    fetches: Mutex<u32>,
+}
+
+/// Ten records, always of the same size.
+fn ten(first: i64) -> Batch<RawRecords> {
+    let records = vec![Bytes::from_static(b"a record"); 10];
+    let mut batch = batch::batches_of(records.iter(), 1 << 20, UtcMillis::clamped(7)).remove(0);
+    batch.base_offset = first;
+    batch
+}
+
+#[async_trait]
+impl Fetch for Growing {
+    async fn fetch(&self, from: LogOffset, _bytes_max: u32) -> Result<Fetched> {
+        *self.fetches.lock().expect("no panic") += 1;
+        let count = self.answers.lock().expect("no panic").pop_front().unwrap_or(1);
+        let batches = (0..count).map(|number| ten(from.0 + number as i64 * 10)).collect();
+        Ok(Fetched { batches, objection: None })
+    }
+
+    async fn reopen(&self) {}
+}
+
+/// Looks for the end with room for three batches; returns it with the fetches that took.
+async fn end_of_growing(answers: &[usize]) -> (Result<LogOffset>, u32) {
+    let source = Growing { answers: Mutex::new(answers.iter().copied().collect()), fetches: Mutex::new(0) };
+    let bytes_max = (BATCH_FILE_HEADER_SIZE + ten(0).records().0.len()) * 3;
+    let end = poll::stored_end(&source, SLOT, LogOffset(20), bytes_max as u32).await;
+    let fetches = *source.fetches.lock().expect("no panic");
+    (end, fetches)
+}
+
+#[tokio::test]
+async fn the_end_of_a_partition_under_load_is_found_and_not_chased() {
+    // At rest; with writers who never stop; behind full answers; in a segment file that begins where another ends.
+    for (answers, end, fetches) in
+        [(&[0][..], 20, 1), (&[], 40, 2), (&[3, 3], 100, 4), (&[1, 3, 2, 0], 80, 3)]
+    {
+        let (found, taken) = end_of_growing(answers).await;
+        assert_eq!((found.expect("found"), taken), (LogOffset(end), fetches), "{answers:?}");
+    }
+    let (never, _) = end_of_growing(&[3; 1_000]).await;
+    assert!(matches!(never, Err(Error::Unavailable { .. })), "full for ever: {never:?}");
+}
+
+#[tokio::test]
+async fn an_open_without_a_cluster_named_is_an_error_and_no_panic() {
+    let nameless = FluvioConfig { profile_file: Some("/absent/config".into()), ..FluvioConfig::default() };
+    let endpoint = Some("127.0.0.1:1".to_owned());
+    let tls_in_part = FluvioConfig { endpoint, tls_ca: Some("ca.pem".into()), ..FluvioConfig::default() };
+    for (config, advice) in [(nameless, "--fluvio-endpoint"), (tls_in_part, "fluvio_tls_key")] {
+        let error = FluvioLog::open(&config, 1, Arc::new(WallClock)).await.err().expect("no cluster");
+        assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(advice), "{error}");
+    }
+}
+
+/// A cluster at an address where nobody listens.
+fn nowhere() -> Arc<Cluster> {
+    let config = FluvioConfig { endpoint: Some("127.0.0.1:1".to_owned()), ..FluvioConfig::default() };
+    let target = config.cluster().expect("named");
+    Arc::new(Cluster::new(&config, target, tokio::runtime::Handle::current()))
+}
+
+const APPEND_TIMEOUT: Duration = Duration::from_millis(300);
+
+fn appender(queue: mpsc::UnboundedReceiver<Part>) -> (Appender, Arc<FluvioCounters>) {
+    let counters = Arc::<FluvioCounters>::default();
+    let appender = Appender {
+        link: Link::new(nowhere(), SLOT),
+        rules: AppendRules {
+            batch_bytes_max: 1 << 20,
+            linger: Duration::ZERO,
+            isolation: Isolation::ReadUncommitted,
+            request_timeout: Duration::from_secs(1),
+            append_timeout: APPEND_TIMEOUT,
+        },
+        queue,
+        tips: Tips::new(1),
+        counters: counters.clone(),
+        clock: Arc::new(WallClock),
+    };
+    (appender, counters)
+}
+
+fn part(since: tokio::time::Instant) -> (Part, oneshot::Receiver<Result<()>>) {
+    let (outcome, resolved) = oneshot::channel();
+    let room = Budget::new(100).take(10).expect("room");
+    (Part { records: vec![Bytes::from_static(b"a")], bytes: 10, since, outcome, _room: room }, resolved)
+}
+
+#[tokio::test]
+async fn what_waited_too_long_in_the_queue_is_answered_and_what_nobody_waits_for_is_passed_over() {
+    let (sender, queue) = mpsc::unbounded_channel();
+    let (appender, counters) = appender(queue);
+    let long_ago = tokio::time::Instant::now().checked_sub(APPEND_TIMEOUT * 2).expect("not the first second");
+    let (late, late_outcome) = part(long_ago);
+    let (left, _) = part(tokio::time::Instant::now()); // its receiver is gone
+    for part in [late, left] {
+        assert!(sender.send(part).is_ok());
+    }
+    drop(sender);
+    appender.run().await;
+    let error = late_outcome.await.expect("answered").expect_err("not stored");
+    let Error::AppendUnknown { source } = &error else { panic!("another error: {error}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(counters.append_retries(), 0, "nothing was sent");
+}
+
+#[tokio::test]
+async fn the_time_of_an_append_runs_from_its_call_and_not_from_the_first_attempt() {
+    let (sender, queue) = mpsc::unbounded_channel();
+    let (appender, counters) = appender(queue);
+    let now = tokio::time::Instant::now();
+    let (older, older_outcome) =
+        part(now.checked_sub(APPEND_TIMEOUT * 9 / 10).expect("not the first second"));
+    let (newer, mut newer_outcome) = part(now + APPEND_TIMEOUT * 100);
+    assert!(sender.send(older).is_ok() && sender.send(newer).is_ok());
+    let running = tokio::spawn(appender.run());
+    let error = older_outcome.await.expect("answered").expect_err("nobody listens");
+    assert!(matches!(error, Error::AppendUnknown { .. }), "{error}");
+    assert!(newer_outcome.try_recv().is_err(), "one group, and each part its own time");
+    while counters.append_retries() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    running.abort();
 }

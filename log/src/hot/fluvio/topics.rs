@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fluvio::metadata::objects::Metadata;
 use fluvio::metadata::partition::PartitionSpec;
 use fluvio::metadata::topic::{CleanupPolicy, SegmentBasedPolicy, TopicSpec, TopicStorageConfig};
 
@@ -25,18 +26,33 @@ pub(super) enum Wanted {
     Existing,
 }
 
-/// Makes the topics as wanted and returns their partition count.
+/// What the topics of a log have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) partitions: u32,
+    /// Copies of each partition. What a topic was created with holds, whatever the setting says today.
+    pub(super) copies: u32,
+}
+
+/// A topic of the cluster.
+struct Present {
+    name: String,
+    shape: Shape,
+}
+
+/// Makes the topics as wanted and returns what they have in common.
 ///
 /// # Errors
-/// `Config` if the cluster cannot be reached, a topic has another partition count, or there is none to be read.
-pub(super) async fn prepare(cluster: &Arc<Cluster>, config: &FluvioConfig, wanted: Wanted) -> Result<u32> {
+/// `Config` if the cluster cannot be reached, a topic has another partition count, topics differ, or there is none to
+/// be read.
+pub(super) async fn prepare(cluster: &Arc<Cluster>, config: &FluvioConfig, wanted: Wanted) -> Result<Shape> {
     let present = reached(cluster, config).await?;
-    let mut partitions = None;
+    let mut topics = Vec::new();
     for topic in Topic::ALL {
         let name = cluster.topic_name(topic);
-        let found = present.iter().find(|(other, _)| *other == name).map(|(_, count)| *count);
-        let count = match (found, wanted) {
-            (Some(count), Wanted::Partitions(wanted)) if count != wanted => {
+        let found = present.iter().find(|other| other.name == name).map(|found| found.shape);
+        let shape = match (found, wanted) {
+            (Some(Shape { partitions: count, .. }), Wanted::Partitions(wanted)) if count != wanted => {
                 return Err(Error::Config {
                     reason: format!(
                         "the Fluvio topic {name} has {count} partitions and the setting says {wanted}: start with \
@@ -44,11 +60,8 @@ pub(super) async fn prepare(cluster: &Arc<Cluster>, config: &FluvioConfig, wante
                     ),
                 });
             }
-            (Some(count), _) => count,
-            (None, Wanted::Partitions(wanted)) => {
-                create(cluster, config, name.clone(), wanted).await?;
-                wanted
-            }
+            (Some(shape), _) => shape,
+            (None, Wanted::Partitions(wanted)) => create(cluster, config, name.clone(), wanted).await?,
             (None, Wanted::Existing) => {
                 let endpoint = cluster.endpoint();
                 return Err(Error::Config {
@@ -58,19 +71,39 @@ pub(super) async fn prepare(cluster: &Arc<Cluster>, config: &FluvioConfig, wante
                 });
             }
         };
-        if partitions.is_some_and(|other| other != count) {
-            let reason = format!("the topics of one log have different partition counts: {name} has {count}");
-            return Err(Error::Config { reason });
-        }
-        partitions = Some(count);
+        topics.push(Present { name, shape });
     }
-    let partitions = partitions.unwrap_or_default();
-    wait_until_served(cluster, partitions).await?;
-    Ok(partitions)
+    let shape = in_common(&topics)?;
+    if matches!(wanted, Wanted::Partitions(_)) && shape.copies != config.replication {
+        tracing::warn!(
+            copies = shape.copies,
+            setting = config.replication,
+            "the Fluvio topics were created with another number of copies than the setting says; theirs holds"
+        );
+    }
+    wait_until_served(cluster, shape.partitions).await?;
+    Ok(shape)
 }
 
-/// Returns the topics of the cluster with their partition counts, once its controller answers.
-async fn reached(cluster: &Arc<Cluster>, config: &FluvioConfig) -> Result<Vec<(String, u32)>> {
+/// Clicks acknowledged by one rule and verdicts by another, or partitions without a counterpart, are no one log.
+fn in_common(topics: &[Present]) -> Result<Shape> {
+    let Some(Present { name: first, shape }) = topics.first() else {
+        return Ok(Shape { partitions: 0, copies: 0 });
+    };
+    match topics.iter().find(|topic| topic.shape != *shape) {
+        None => Ok(*shape),
+        Some(Present { name, shape: other }) => Err(Error::Config {
+            reason: format!(
+                "the topics of one log differ: {first} has {} partitions and {} copies of each, {name} has {} and {}; \
+                 start with another --fluvio-topic-prefix and a new data folder",
+                shape.partitions, shape.copies, other.partitions, other.copies
+            ),
+        }),
+    }
+}
+
+/// Returns the topics of the cluster, once its controller answers.
+async fn reached(cluster: &Arc<Cluster>, config: &FluvioConfig) -> Result<Vec<Present>> {
     let limit = Duration::from_millis(config.connect_timeout_ms);
     let begun = tokio::time::Instant::now();
     loop {
@@ -91,14 +124,24 @@ async fn reached(cluster: &Arc<Cluster>, config: &FluvioConfig) -> Result<Vec<(S
     }
 }
 
-async fn list(cluster: &Arc<Cluster>) -> Result<Vec<(String, u32)>> {
+async fn list(cluster: &Arc<Cluster>) -> Result<Vec<Present>> {
     let topics = cluster
         .with_admin("list its topics", |admin| async move { Ok(admin.all::<TopicSpec>().await?) })
         .await?;
-    Ok(topics.into_iter().map(|topic| (topic.name, topic.spec.partitions())).collect())
+    let present = |topic: Metadata<TopicSpec>| {
+        // A mirror says nothing of copies: it is what its one server has.
+        let copies = topic.spec.replication_factor().unwrap_or(1);
+        Present { name: topic.name, shape: Shape { partitions: topic.spec.partitions(), copies } }
+    };
+    Ok(topics.into_iter().map(present).collect())
 }
 
-async fn create(cluster: &Arc<Cluster>, config: &FluvioConfig, name: String, partitions: u32) -> Result<()> {
+async fn create(
+    cluster: &Arc<Cluster>,
+    config: &FluvioConfig,
+    name: String,
+    partitions: u32,
+) -> Result<Shape> {
     let mut spec = TopicSpec::new_computed(partitions, config.replication, None);
     spec.set_cleanup_policy(CleanupPolicy::Segment(SegmentBasedPolicy {
         time_in_seconds: config.retention_s,
@@ -113,11 +156,13 @@ async fn create(cluster: &Arc<Cluster>, config: &FluvioConfig, name: String, par
         .await;
     let Err(error) = created else {
         tracing::info!(topic = %name, partitions, replication = config.replication, "Fluvio topic created");
-        return Ok(());
+        return Ok(Shape { partitions, copies: config.replication });
     };
     // Another node may have been first.
-    if list(cluster).await?.contains(&(name.clone(), partitions)) {
-        return Ok(());
+    let present = list(cluster).await?;
+    let found = present.iter().find(|found| found.name == name && found.shape.partitions == partitions);
+    if let Some(found) = found {
+        return Ok(found.shape);
     }
     Err(Error::Config {
         reason: format!(
@@ -165,4 +210,24 @@ async fn wait_until_served(cluster: &Arc<Cluster>, partitions: u32) -> Result<()
         }
     }
     cluster.refresh_leaders().await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_that_differ_are_no_one_log() {
+        let topic = |name: &str, partitions, copies| Present {
+            name: name.to_owned(),
+            shape: Shape { partitions, copies },
+        };
+        let same = [topic("ad-clicks", 4, 3), topic("fraud-verdicts", 4, 3)];
+        assert_eq!(in_common(&same).expect("the same"), Shape { partitions: 4, copies: 3 });
+        for (partitions, copies) in [(4, 1), (2, 3)] {
+            let error = in_common(&[topic("ad-clicks", 4, 3), topic("fraud-verdicts", partitions, copies)]);
+            let error = error.expect_err("they differ").to_string();
+            assert!(error.contains("fraud-verdicts") && error.contains("--fluvio-topic-prefix"), "{error}");
+        }
+    }
 }

@@ -164,7 +164,10 @@ fn another_partition_count_and_an_absent_cluster_are_errors_that_say_what_to_do(
         ensure!(matches!(error, Error::Config { .. }), "{error}");
         let text = error.to_string();
         ensure!(text.contains("has 3 partitions") && text.contains("--partitions 3"), "{text}");
-        drop(open(&config, 3).await?);
+        // What the topics were created with holds: one copy, whatever is set today.
+        let log = open(&FluvioConfig { replication: 2, ..config.clone() }, 3).await?;
+        log.append(TOPIC, numbered(0..1)).await?;
+        drop(log);
 
         let nowhere = FluvioConfig {
             endpoint: Some("127.0.0.1:1".to_owned()),
