@@ -3,8 +3,6 @@
 //! Guarantee: a data folder keeps the archive it began with. In another, empty archive nothing would be billed yet, so
 //! every hour would be billed again: such a start is refused, by a note of the place in the data folder.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,10 +12,12 @@ use twice_log::archive::s3::S3Config;
 use twice_log::fs::FileSystem;
 use twice_reconciler::recompute::ArchiveLocation;
 
+use crate::note::Note;
+
 /// Folder of a local archive in the data folder.
 const LOCAL_FOLDER: &str = "archive";
 /// File in the data folder that names the archive's place.
-const NOTE: &str = "ARCHIVE";
+const NOTE: Note = Note("ARCHIVE");
 const LOCAL_NAME: &str = "local";
 
 /// Opens the archive for writing; returns it with where a child process finds it.
@@ -39,7 +39,7 @@ pub async fn open(
              then write that place into {}",
             data_dir.display(),
             if noted == LOCAL_NAME { "no --archive".to_owned() } else { format!("--archive {noted}") },
-            data_dir.join(NOTE).display(),
+            NOTE.path(data_dir).display(),
         );
     }
     let root = data_dir.join(LOCAL_FOLDER);
@@ -49,31 +49,17 @@ pub async fn open(
         (Archive::open_local(fs.clone(), &root)?, ArchiveLocation::Local { root })
     };
     if noted.is_none() {
-        note(fs.as_ref(), data_dir, &name).context("cannot note where the archive is")?;
+        NOTE.write(fs.as_ref(), data_dir, &name).context("cannot note where the archive is")?;
     }
     Ok(opened)
 }
 
 /// Returns where the archive of this data folder is; `None` for a new one.
 fn noted(data_dir: &Path) -> Result<Option<String>> {
-    let path = data_dir.join(NOTE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        // Folders of before there were notes.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(data_dir.join(LOCAL_FOLDER).join("manifests").exists().then(|| LOCAL_NAME.to_owned()))
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-fn note(fs: &dyn FileSystem, data_dir: &Path, name: &str) -> std::io::Result<()> {
-    let (path, beside) = (data_dir.join(NOTE), data_dir.join("ARCHIVE.new"));
-    let mut file = File::create(&beside)?;
-    writeln!(file, "{name}")?;
-    file.sync_all()?;
-    std::fs::rename(beside, path)?;
-    fs.sync_dir(data_dir)
+    // Folders of before there were notes.
+    let without_note =
+        || data_dir.join(LOCAL_FOLDER).join("manifests").exists().then(|| LOCAL_NAME.to_owned());
+    Ok(NOTE.read(data_dir)?.or_else(without_note))
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 //! Guarantee: a data folder keeps the log it began with. Checkpoints and manifests name clicks by offset, and the same
 //! offset is another click in another log: such a start is refused, by a note of the log in the data folder.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +14,8 @@ use twice_log::fs::FileSystem;
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::fluvio::{FluvioConfig, FluvioLog};
+
+use crate::note::Note;
 
 /// Where the hot log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,7 +39,7 @@ pub struct LogConfig {
 }
 
 /// File in the data folder that names the log.
-const NOTE: &str = "LOG";
+const NOTE: Note = Note("LOG");
 const EMBEDDED_NAME: &str = "embedded";
 
 impl LogConfig {
@@ -81,19 +81,22 @@ impl OpenLog {
                 folder.display()
             );
         }
-        if noted.is_none() {
-            note(fs.as_ref(), folder, &name).context("cannot note which log this folder belongs to")?;
-        }
-        Ok(match config.backend {
+        let opened = match config.backend {
             LogBackend::Embedded => {
-                let log = EmbeddedLog::open(fs, &folder.join("log"), config.embedded.clone(), fail_points)?;
+                let log =
+                    EmbeddedLog::open(fs.clone(), &folder.join("log"), config.embedded.clone(), fail_points)?;
                 Self::Embedded(Arc::new(log))
             }
             LogBackend::Fluvio => {
                 let log = FluvioLog::open(&config.fluvio, config.embedded.partitions, clock).await?;
                 Self::Fluvio(Arc::new(log))
             }
-        })
+        };
+        // A start that failed binds the folder to nothing; one that succeeded is bound before anything is counted.
+        if noted.is_none() {
+            NOTE.write(fs.as_ref(), folder, &name).context("cannot note which log this folder belongs to")?;
+        }
+        Ok(opened)
     }
 
     /// Returns the log as every part of the node uses it.
@@ -122,25 +125,9 @@ impl OpenLog {
 
 /// Returns the log of this data folder; `None` for a new one.
 fn noted(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join(NOTE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        // Folders of before there were notes.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(folder.join("log").exists().then(|| EMBEDDED_NAME.to_owned()))
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// Durable before the log is opened: whatever is counted, is counted under this name.
-fn note(fs: &dyn FileSystem, folder: &Path, name: &str) -> std::io::Result<()> {
-    let (path, beside) = (folder.join(NOTE), folder.join("LOG.new"));
-    let mut file = File::create(&beside)?;
-    writeln!(file, "{name}")?;
-    file.sync_all()?;
-    std::fs::rename(beside, path)?;
-    fs.sync_dir(folder)
+    // Folders of before there were notes, and of a start that ended before it wrote one.
+    let without_note = || folder.join("log").exists().then(|| EMBEDDED_NAME.to_owned());
+    Ok(NOTE.read(folder)?.or_else(without_note))
 }
 
 #[cfg(test)]
@@ -167,17 +154,27 @@ mod tests {
         open(LogBackend::Embedded, "", folder.path()).await.expect("a new folder").close();
         let error = open(LogBackend::Fluvio, "", folder.path()).await.err().expect("another log").to_string();
         assert!(error.contains("is embedded, not fluvio") && error.contains("--data-dir"), "{error}");
-        std::fs::remove_file(folder.path().join(NOTE)).expect("removed");
+        std::fs::remove_file(NOTE.path(folder.path())).expect("removed");
         let error = open(LogBackend::Fluvio, "", folder.path()).await.err().expect("of before").to_string();
         assert!(error.contains("is embedded"), "{error}");
 
         let folder = tempfile::tempdir().expect("a folder");
-        let absent =
-            open(LogBackend::Fluvio, "a-", folder.path()).await.err().expect("no cluster").to_string();
-        assert!(absent.contains("no Fluvio cluster answers"), "{absent}");
+        NOTE.write(&RealFs, folder.path(), "fluvio, topic prefix `a-`").expect("written");
         for (backend, prefix) in [(LogBackend::Fluvio, "b-"), (LogBackend::Embedded, "")] {
             let error = open(backend, prefix, folder.path()).await.err().expect("another log").to_string();
             assert!(error.contains("topic prefix `a-`"), "{error}");
         }
+        let own = open(LogBackend::Fluvio, "a-", folder.path()).await.err().expect("no cluster").to_string();
+        assert!(own.contains("no Fluvio cluster answers"), "its own log is asked for: {own}");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_failed_binds_the_folder_to_no_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for prefix in ["a-", "b-"] {
+            let absent = open(LogBackend::Fluvio, prefix, folder.path()).await.err().expect("no cluster");
+            assert!(absent.to_string().contains("no Fluvio cluster answers"), "{absent}");
+        }
+        open(LogBackend::Embedded, "", folder.path()).await.expect("still a new folder").close();
     }
 }

@@ -9,6 +9,7 @@ mod housekeeping;
 mod log;
 mod metrics;
 mod node;
+mod note;
 mod ports;
 mod settings;
 mod telemetry;

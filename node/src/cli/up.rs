@@ -1,4 +1,4 @@
-//! `twice up`: everything in one process, on embedded parts.
+//! `twice up`: everything in one process, on embedded parts or on Fluvio and S3.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -20,7 +20,8 @@ use crate::node::{Node, NodeConfig};
 use crate::telemetry::{self, LogFormat};
 use crate::trim::TrimConfig;
 
-/// Runs everything in one process: gateway, stream, archive, reconciler and dashboard, on embedded parts.
+/// Runs everything in one process: gateway, stream, archive, reconciler and dashboard. Log and archive are in
+/// the data folder, or with --log fluvio and --archive s3://… in a Fluvio cluster and a bucket.
 ///
 /// Every setting is also a key of the config file and a variable: --close-delay-ms is `close_delay_ms = …` and
 /// TWICE_CLOSE_DELAY_MS. Flags win over variables, variables over the file. SIGTERM or Ctrl-C stops gracefully.
