@@ -291,8 +291,13 @@ impl Runner {
 
     fn report(&self) {
         self.setup.report(|status| {
-            let is_all_shown = !self.unpublished && self.publishing.is_none() && self.showing.is_none();
-            let shown_end = if is_all_shown { self.applied_end } else { self.shown_end };
+            let is_all_shown = !self.unpublished && self.publishing.is_none();
+            let shown_end = match self.showing {
+                // Windows of campaigns at rest may be missing, however new those published by the line are.
+                Some(_) => LogOffset(0),
+                None if is_all_shown => self.applied_end,
+                None => self.shown_end,
+            };
             status.applied_end = self.applied_end;
             status.highest_time = self.watermark.highest();
             status.shown_end = shown_end;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::Ordering;
 
-use twice_log::event::HOUR_MS;
-use twice_log::{Click, UtcMillis};
+use twice_log::event::{HOUR_MS, partition_of};
+use twice_log::{CampaignId, Click, LogOffset, UtcMillis};
 
 use super::restarts::drawn;
-use super::site::{Running, Site, ends_of, hour, pause};
-use crate::testing::{NOON_MS, clicks, hour_counts};
+use super::site::{PARTITIONS, Running, Site, ends_of, hour, pause};
+use crate::testing::{Counts, NOON_MS, campaign, clicks, hour_counts};
 
 fn quick_to_rest() -> Site {
     let mut site = Site::new();
@@ -28,7 +29,7 @@ async fn all_rest(site: &Site, running: &Running) -> u64 {
 }
 
 /// Clicks of noon's hour, a few seconds apart from one to the next.
-fn within_an_hour(count: usize) -> Vec<Click> {
+pub(super) fn within_an_hour(count: usize) -> Vec<Click> {
     let mut all = clicks(&drawn(count), NOON_MS);
     for (index, click) in all.iter_mut().enumerate() {
         let at = UtcMillis::clamped(NOON_MS + 600_000 + index as i64 * 50);
@@ -108,7 +109,7 @@ async fn what_is_over_of_a_campaign_at_rest_is_forgotten() {
             (click.event_time, click.arrival_time) = (at, at);
         }
         more.dedup_by_key(|click| click.campaign_id.clone());
-        more.retain(|click| click.campaign_id == crate::testing::campaign(0));
+        more.retain(|click| click.campaign_id == campaign(0));
         site.append(more).await;
         site.applied(&running).await;
         pause().await;
@@ -121,7 +122,7 @@ async fn what_is_over_of_a_campaign_at_rest_is_forgotten() {
             break;
         }
         let mut more = within_an_hour(20);
-        more.retain(|click| click.campaign_id == crate::testing::campaign(0));
+        more.retain(|click| click.campaign_id == campaign(0));
         more.truncate(1);
         for click in &mut more {
             let at = UtcMillis::clamped(NOON_MS + 3 * HOUR_MS + 900_000);
@@ -135,5 +136,44 @@ async fn what_is_over_of_a_campaign_at_rest_is_forgotten() {
     running.stop().await;
     let running = site.start().await;
     site.shows(&running, &site.expected(&ends_of([&seals]))).await;
+    running.stop().await;
+}
+
+#[actix::test]
+async fn nothing_counts_as_shown_before_the_windows_of_campaigns_at_rest_are() {
+    let mut site = Site::new();
+    let (mut before, mut after) = (within_an_hour(300), Vec::new());
+    let newcomer = campaign(3);
+    before.retain(|click| {
+        let is_new = click.campaign_id == newcomer;
+        after.extend(is_new.then(|| click.clone()));
+        !is_new
+    });
+    let refused: Vec<CampaignId> = before.iter().map(|click| click.campaign_id.clone()).collect();
+    let running = site.start().await;
+    site.append(before).await;
+    let at_rest = site.expected(&BTreeMap::new());
+    site.shows(&running, &at_rest).await;
+    running.stop().await;
+    fs::remove_dir_all(site.folder("windows")).expect("remove");
+    let picky = site.refuse_windows(refused).await;
+    let running = site.start().await;
+    site.append(after).await;
+    let whole = site.expected(&BTreeMap::new());
+    let of_newcomer = whole.iter().filter(|((campaign, _), _)| *campaign == newcomer);
+    let of_newcomer: Counts = of_newcomer.map(|(key, counted)| (key.clone(), counted.clone())).collect();
+    assert!(!of_newcomer.is_empty());
+    site.shows(&running, &of_newcomer).await;
+    let hit = partition_of(&newcomer, PARTITIONS);
+    assert!(at_rest.keys().any(|(campaign, _)| partition_of(campaign, PARTITIONS) == hit));
+    for _ in 0..20 {
+        let status = running.stream.status().await;
+        let status = status.iter().find(|status| status.partition == hit).expect("the newcomer's partition");
+        assert_eq!(status.shown_end, LogOffset(0));
+        pause().await;
+    }
+    picky.refuses.store(false, Ordering::SeqCst);
+    site.shows(&running, &whole).await;
+    site.all_shown(&running).await;
     running.stop().await;
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{
     CampaignId, Click, ClickCopy, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis,
 };
-use twice_store::windows::{SledWindows, WindowStore};
+use twice_store::windows::{SledWindows, WindowRow, WindowStore};
 
 use crate::campaign::SealEnds;
 use crate::partition::{PartitionStatus, SealArchive};
@@ -178,6 +179,26 @@ impl Site {
         assert_eq!(self.shown(running).await, *expected);
     }
 
+    /// Waits until everything appended is in the windows.
+    pub(super) async fn all_shown(&self, running: &Running) {
+        for _ in 0..LOOKS_MAX {
+            let status = running.stream.status().await;
+            if status.iter().all(|status| status.shown_end >= status.log_end) {
+                return;
+            }
+            pause().await;
+        }
+        panic!("not shown: {:?}", running.stream.status().await);
+    }
+
+    /// Lets the next starts publish to a store that refuses rows of these campaigns.
+    pub(super) async fn refuse_windows(&mut self, refused: Vec<CampaignId>) -> Arc<PickyWindows> {
+        let inner = SledWindows::open(&self.folder("windows"), 16 << 20).await.expect("windows");
+        let picky = Arc::new(PickyWindows { inner, refused, refuses: AtomicBool::new(true) });
+        self.windows = Some(picky.clone());
+        picky
+    }
+
     /// Seals an hour at the present ends and returns the seals, by partition.
     pub(super) async fn seal(&self, running: &Running, hour: Hour) -> BTreeMap<PartitionId, StoredSeal> {
         let sealed = running.stream.seal(hour, &self.ends()).await;
@@ -237,13 +258,13 @@ fn copy_folder(from: &Path, to: &Path) {
 /// Keeps seals in an archive that can be made unreachable for puts.
 pub(super) struct FlakyArchive {
     pub(super) archive: Archive,
-    pub(super) refuses: std::sync::atomic::AtomicBool,
+    pub(super) refuses: AtomicBool,
 }
 
 #[async_trait]
 impl SealArchive for FlakyArchive {
     async fn put_seal(&self, seal: &Seal) -> twice_log::Result<StoredSeal> {
-        if self.refuses.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.refuses.load(Ordering::SeqCst) {
             return Err(twice_log::Error::Stopped);
         }
         self.archive.put_seal(seal).await
@@ -265,5 +286,44 @@ impl SealArchive for FlakyArchive {
         from: Option<Hour>,
     ) -> twice_log::Result<Vec<StoredSeal>> {
         SealArchive::seals_of_partition(&self.archive, generation, partition, from).await
+    }
+}
+
+/// Refuses rows of some campaigns for as long as it is told to.
+pub(super) struct PickyWindows {
+    inner: SledWindows,
+    refused: Vec<CampaignId>,
+    pub(super) refuses: AtomicBool,
+}
+
+#[async_trait]
+impl WindowStore for PickyWindows {
+    async fn publish(&self, rows: Vec<WindowRow>) -> twice_store::Result<()> {
+        let is_refused = rows.iter().any(|row| self.refused.contains(&row.campaign_id));
+        if is_refused && self.refuses.load(Ordering::SeqCst) {
+            return Err(twice_store::Error::Conflict { reason: "refused by the test".to_owned() });
+        }
+        self.inner.publish(rows).await
+    }
+
+    async fn read(
+        &self,
+        campaign: &CampaignId,
+        from: UtcMillis,
+        to: UtcMillis,
+    ) -> twice_store::Result<Vec<WindowRow>> {
+        self.inner.read(campaign, from, to).await
+    }
+
+    async fn flush(&self) -> twice_store::Result<()> {
+        self.inner.flush().await
+    }
+
+    async fn remove_hours(&self, hours: &[Hour]) -> twice_store::Result<()> {
+        self.inner.remove_hours(hours).await
+    }
+
+    async fn hours(&self) -> twice_store::Result<Vec<Hour>> {
+        self.inner.hours().await
     }
 }
