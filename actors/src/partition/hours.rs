@@ -100,30 +100,34 @@ impl HourLedger {
     /// Takes in a seal made here, not yet in the archive.
     pub(super) fn seal(&mut self, seal: Seal) {
         self.insert(SealRecord { hour: seal.hour, end: seal.end, seal: Some(seal) });
+        self.rebuild_ends();
     }
 
-    /// Takes in the seal that stands in the archive; it wins over one made here.
-    pub(super) fn adopt(&mut self, stored: &StoredSeal) {
-        let seal = &stored.seal;
-        if self.seals.get(&seal.hour).is_some_and(|record| record.end != seal.end) {
-            tracing::warn!(hour = %seal.hour, partition = %seal.partition, end = %seal.end,
-                "the archive holds another seal of the hour, which stands");
+    /// Takes in the seals that stand in the archive; each wins over one made here.
+    pub(super) fn adopt<'a>(&mut self, stored: impl IntoIterator<Item = &'a StoredSeal>) {
+        for StoredSeal { seal, .. } in stored {
+            if self.seals.get(&seal.hour).is_some_and(|record| record.end != seal.end) {
+                tracing::warn!(hour = %seal.hour, partition = %seal.partition, end = %seal.end,
+                    "the archive holds another seal of the hour, which stands");
+            }
+            self.insert(SealRecord { hour: seal.hour, end: seal.end, seal: None });
         }
-        self.insert(SealRecord { hour: seal.hour, end: seal.end, seal: None });
+        self.rebuild_ends(); // once: there may be years of seals
     }
 
     fn insert(&mut self, record: SealRecord) {
         self.incomplete.remove(&record.hour);
         self.seals.insert(record.hour, record);
-        self.rebuild_ends();
     }
 
-    /// Forgets seals that are in the archive and whose hours the watermark alone closes.
-    pub(super) fn prune(&mut self, watermark: Option<UtcMillis>) {
+    /// Forgets seals that are in the archive and whose hours the watermark alone closes; not those of `open` hours, whose
+    /// windows go once the seal's end is reached.
+    pub(super) fn prune(&mut self, watermark: Option<UtcMillis>, open: &BTreeSet<Hour>) {
         let rules = self.rules;
         let before = self.seals.len();
         self.seals.retain(|hour, record| {
-            record.seal.is_some() || !rules.is_late(watermark, hour.end().plus_ms(-1))
+            let is_late = rules.is_late(watermark, hour.end().plus_ms(-1));
+            record.seal.is_some() || !is_late || open.contains(hour)
         });
         if self.seals.len() != before {
             self.rebuild_ends();
@@ -200,12 +204,15 @@ mod tests {
         let mut ledger = ledger();
         ledger.seal(seal(9, 5));
         let closed = Some(hour(10).start().plus_ms(30_000));
-        ledger.prune(closed);
+        let none = BTreeSet::new();
+        ledger.prune(closed, &none);
         assert!(ledger.record(hour(9)).is_some());
-        ledger.adopt(&StoredSeal { sha256: twice_log::event::Sha256Hex::of(b""), seal: seal(9, 5) });
-        ledger.prune(closed.map(|watermark| watermark.plus_ms(-1)));
+        ledger.adopt([&StoredSeal { sha256: twice_log::event::Sha256Hex::of(b""), seal: seal(9, 5) }]);
+        ledger.prune(closed.map(|watermark| watermark.plus_ms(-1)), &none);
         assert!(ledger.record(hour(9)).is_some());
-        ledger.prune(closed);
+        ledger.prune(closed, &BTreeSet::from([hour(9)]));
+        assert!(ledger.record(hour(9)).is_some(), "its windows are still held");
+        ledger.prune(closed, &none);
         assert!(ledger.record(hour(9)).is_none());
     }
 

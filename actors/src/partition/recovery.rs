@@ -50,9 +50,12 @@ pub(super) async fn recover(
     check_end(setup, commit.as_ref(), bounds)?;
     let highest = commit.as_ref().and_then(|commit| commit.highest_time);
     let watermark = Watermark::new(highest, settings.disorder_ms);
-    let stored = archived_seals(setup, commit.is_some(), watermark.at_next()).await?;
+    let resting = RestingCampaigns::new(reader, campaigns);
+    let hours_open = resting.hours();
+    let oldest_open = hours_open.first().copied();
+    let stored = archived_seals(setup, commit.is_some(), watermark.at_next(), oldest_open).await?;
     let mut ledger = ledger(setup, commit.as_ref());
-    stored.iter().for_each(|seal| ledger.adopt(seal));
+    ledger.adopt(&stored);
 
     let beginning = begin(setup, commit.as_ref(), watermark, bounds, &stored, is_history_damaged).await?;
     if let Some(through) = beginning.lost_through {
@@ -64,8 +67,6 @@ pub(super) async fn recover(
             "counting settings changed: hours counted in part by the old ones are marked incomplete");
         ledger.lose_history(through);
     }
-    let resting = RestingCampaigns::new(reader, campaigns);
-    let hours_open = resting.hours();
     let Beginning { applied_end, watermark, archived, .. } = beginning;
     let archived = archived.map(|range| ArchivedClicks {
         history: setup.parts.history.clone(),
@@ -154,14 +155,18 @@ fn ledger(setup: &PartitionSetup, commit: Option<&Commit>) -> HourLedger {
 }
 
 /// The folder may have been put back to before a seal, so the archive is asked every time; after a checkpoint only for
-/// hours that the watermark does not close by itself.
+/// hours that the watermark does not close by itself, and for those it has windows of, which a seal lets go.
 async fn archived_seals(
     setup: &PartitionSetup,
     has_checkpoint: bool,
     watermark: Option<UtcMillis>,
+    oldest_open: Option<Hour>,
 ) -> Result<Vec<StoredSeal>> {
     let generation = setup.parts.log.generation();
     let late_below = setup.rules.late_below(watermark);
-    let from = late_below.filter(|_| has_checkpoint).map(|time| time.hour());
+    let from = late_below.filter(|_| has_checkpoint).map(|time| {
+        let not_late = time.hour();
+        oldest_open.map_or(not_late, |open| open.min(not_late))
+    });
     Ok(setup.parts.seals.seals_of_partition(generation, setup.partition, from).await?)
 }

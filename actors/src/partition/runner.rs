@@ -173,6 +173,7 @@ impl Runner {
                 shown = joined(self.showing.as_mut()) => {
                     self.showing = None;
                     shown.and_then(|shown| shown)?;
+                    self.unsaved |= !self.hours_over().is_empty(); // they waited for this
                 }
                 Some(batch) = self.batches.recv() => self.apply(batch?).await?,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -227,6 +228,8 @@ impl Runner {
             metrics::counter!(names::SKIPPED_TOTAL).increment(1);
             self.ledger.mark_skipped(*event_time);
         }
+        // Asked before: whatever closes within the batch may have windows from its part below.
+        let open: Vec<Hour> = batch.hours.iter().copied().filter(|hour| !self.is_closed(*hour)).collect();
         if self.children.awaits_checkpoint(&batch.groups) {
             self.wait_for_checkpoint().await?;
         }
@@ -235,16 +238,15 @@ impl Runner {
         self.watermark = batch.watermark;
         self.unsaved = true;
         self.unpublished |= tallies.counted > 0 || woken > 0;
-        for hour in batch.hours {
-            if tallies.counted > 0 && !self.is_closed(hour) {
-                self.hours_open.insert(hour);
-            }
+        if tallies.counted > 0 {
+            self.hours_open.extend(open);
         }
         self.keep_within_budget().await?;
         self.count(batch.copies, batch.undecodable, batch.skipped.len() as u64, tallies);
         Ok(())
     }
 
+    /// Returns whether no copy of the hour is counted from the applied offset on.
     fn is_closed(&self, hour: Hour) -> bool {
         let sealed = self.ledger.ends().get(&hour).is_some_and(|end| *end <= self.applied_end);
         sealed || self.setup.rules.is_late(self.watermark.at_next(), hour.end().plus_ms(-1))

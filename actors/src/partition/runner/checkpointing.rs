@@ -23,9 +23,7 @@ impl Runner {
         sealing: Vec<Hour>,
         requests: &mut SealRequests,
     ) -> Result<()> {
-        // An hour sealed before the folder was put back, or in another process's time: closed once its end is reached.
-        let is_over = |hour: &Hour| self.ledger.ends().get(hour).is_some_and(|end| *end <= self.applied_end);
-        let mut closing: Vec<Hour> = self.hours_open.iter().copied().filter(is_over).collect();
+        let mut closing = self.hours_over();
         closing.extend(&sealing);
         if self.showing.is_some() {
             debug_assert!(sealing.is_empty(), "hours are sealed once all windows are shown");
@@ -45,6 +43,14 @@ impl Runner {
         }
         self.hours_open.retain(|hour| !closing.contains(hour));
         self.snapshot_and_write(closing, seals).await
+    }
+
+    /// Returns the open hours whose seal's end is reached: sealed before the folder was put back, or in another
+    /// process's time.
+    pub(super) fn hours_over(&self) -> Vec<Hour> {
+        let ends = self.ledger.ends();
+        let is_over = |hour: &Hour| ends.get(hour).is_some_and(|end| *end <= self.applied_end);
+        self.hours_open.iter().copied().filter(is_over).collect()
     }
 
     fn make_seals(&self, sealing: &[Hour], counts: Vec<(Hour, CampaignId, u64)>) -> Vec<Seal> {
@@ -69,7 +75,7 @@ impl Runner {
         let dedup_floor = self.setup.rules.dedup_floor(watermark);
         self.children.expire(watermark, dedup_floor).await?;
         self.report_dedup_bytes();
-        self.ledger.prune(watermark);
+        self.ledger.prune(watermark, &self.hours_open);
         let mut writer = self.writer.clone().lock_owned().await;
         let checkpoint = writer.next_number();
         let snapshots = self.children.snapshot(checkpoint, dedup_floor).await?;
@@ -155,7 +161,7 @@ impl Runner {
     }
 
     fn answer_with(&mut self, stored: StoredSeal, requests: &mut SealRequests) {
-        self.ledger.adopt(&stored);
+        self.ledger.adopt([&stored]);
         self.unsaved = true; // the next commit no longer carries the whole seal
         requests.answer(stored.seal.hour, || Ok(stored.clone()));
     }
