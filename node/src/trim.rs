@@ -46,7 +46,10 @@ pub struct Trimming {
     pub config: TrimConfig,
 }
 
-/// Times of the first record after a segment: about those of its newest.
+/// Bytes read behind a segment for a record that says how old it is, if the first does not decode.
+const TIME_READ_BYTES: usize = 1 << 20;
+
+/// Times of the first record after a segment that decodes: about those of its newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Newest {
     arrival: UtcMillis,
@@ -61,7 +64,7 @@ struct Candidate {
     partition: PartitionId,
     end: LogOffset,
     bytes: u64,
-    /// `None` if the record after it does not decode.
+    /// `None` while no record stands behind it, or none that decodes: its age is unknown, so it stays.
     newest: Option<Newest>,
 }
 
@@ -171,7 +174,7 @@ impl Trimming {
         needed
     }
 
-    /// Returns the times of the record at `end`, read once a segment.
+    /// Returns the times of the first record at or behind `end` that decodes, found once a segment.
     async fn newest(
         &self,
         times: &mut HashMap<(Topic, PartitionId, LogOffset), Newest>,
@@ -182,18 +185,37 @@ impl Trimming {
         if let Some(newest) = times.get(&(topic, partition, end)) {
             return Ok(Some(*newest));
         }
-        let read = self.log.read(topic, partition, end, 1).await?;
-        let Some((_, bytes)) = read.records.first() else { return Ok(None) };
-        let newest = match topic {
-            Topic::AdClicks => decode_click(bytes)
-                .ok()
-                .map(|click| Newest { arrival: click.arrival_time, event: click.watermark_time() }),
-            Topic::FraudVerdicts => decode_verdict(bytes)
-                .ok()
-                .map(|verdict| Newest { arrival: verdict.arrival_time, event: verdict.arrival_time }),
-        };
+        let newest = first_times(self.log.as_ref(), topic, partition, end).await?;
         times.extend(newest.map(|newest| ((topic, partition, end), newest)));
         Ok(newest)
+    }
+}
+
+/// Returns the times of the first record from `from` on that decodes; `None` if none does, or there is none.
+async fn first_times(
+    log: &dyn ClickLog,
+    topic: Topic,
+    partition: PartitionId,
+    from: LogOffset,
+) -> Result<Option<Newest>> {
+    for bytes_max in [1, TIME_READ_BYTES] {
+        let read = log.read(topic, partition, from, bytes_max).await?;
+        let newest = read.records.iter().find_map(|(_, bytes)| times_of(topic, bytes));
+        if newest.is_some() || read.records.is_empty() {
+            return Ok(newest);
+        }
+    }
+    Ok(None)
+}
+
+fn times_of(topic: Topic, bytes: &[u8]) -> Option<Newest> {
+    match topic {
+        Topic::AdClicks => decode_click(bytes)
+            .ok()
+            .map(|click| Newest { arrival: click.arrival_time, event: click.watermark_time() }),
+        Topic::FraudVerdicts => decode_verdict(bytes)
+            .ok()
+            .map(|verdict| Newest { arrival: verdict.arrival_time, event: verdict.arrival_time }),
     }
 }
 
@@ -206,18 +228,17 @@ fn plan(
     now: UtcMillis,
 ) -> Plan {
     let mut held = Vec::new();
-    let mut free: Vec<(Option<UtcMillis>, &Candidate)> = Vec::new();
+    let mut free: Vec<(UtcMillis, &Candidate)> = Vec::new();
     for candidate in candidates {
         let key = (candidate.topic, candidate.partition);
         // Segments of a partition go in order: behind one that stays, all stay.
-        if held.contains(&key) || !needed.get(&key).is_some_and(|needed| is_free(candidate, needed)) {
+        let needed = needed.get(&key).filter(|_| !held.contains(&key));
+        let Some(newest) = needed.and_then(|needed| free_since(candidate, needed)) else {
             held.push(key);
             continue;
-        }
+        };
         let before = free.iter().rev().find(|(_, other)| (other.topic, other.partition) == key);
-        let newest =
-            candidate.newest.map(|newest| newest.arrival).max(before.and_then(|(newest, _)| *newest));
-        free.push((newest, candidate));
+        free.push((before.map_or(newest, |(before, _)| newest.max(*before)), candidate));
     }
     free.sort_by_key(|(newest, _)| *newest); // stable: a partition's segments keep their order
     let size_max = if config.log_bytes_max == 0 { u64::MAX } else { config.log_bytes_max };
@@ -225,9 +246,8 @@ fn plan(
     let mut plan = Plan::default();
     let mut bytes = bytes_total;
     for (newest, candidate) in free {
-        let is_old = newest.is_some_and(|newest| Some(newest) < oldest_kept);
-        if bytes <= size_max && !is_old {
-            break;
+        if bytes <= size_max && Some(newest) >= oldest_kept {
+            break; // those left are as new or newer, whosever they are
         }
         bytes -= candidate.bytes;
         plan.segments += 1;
@@ -237,16 +257,22 @@ fn plan(
     plan
 }
 
-fn is_free(candidate: &Candidate, needed: &Needed) -> bool {
-    let is_within_horizon = match (candidate.newest, needed.newer_than) {
-        (Some(newest), Some(newer_than)) => newest.event > newer_than,
-        _ => false,
-    };
-    candidate.end <= needed.from && !is_within_horizon
+/// Returns when the newest record of a segment that nobody needs arrived; `None` if it must stay or that is unknown.
+fn free_since(candidate: &Candidate, needed: &Needed) -> Option<UtcMillis> {
+    let newest = candidate.newest?;
+    let is_within_horizon = needed.newer_than.is_some_and(|newer_than| newest.event > newer_than);
+    (candidate.end <= needed.from && !is_within_horizon).then_some(newest.arrival)
 }
 
 #[cfg(test)]
 mod tests {
+    use twice_log::event::record::encode_verdict;
+    use twice_log::event::{CampaignId, ClickId, ModelVersion, Verdict, VerdictClass};
+    use twice_log::fail::FailPoints;
+    use twice_log::fs::RealFs;
+    use twice_log::hot::AppendRecord;
+    use twice_log::hot::embedded::EmbeddedConfig;
+
     use super::*;
 
     const CLICKS: Topic = Topic::AdClicks;
@@ -325,5 +351,44 @@ mod tests {
         assert_eq!(before(&by_age), [(CLICKS, 0, 10)]);
         let unlimited = plan(&all, 200, &free, &config(0, 0), at(10_000));
         assert!(before(&unlimited).is_empty());
+    }
+
+    #[test]
+    fn a_segment_of_unknown_age_holds_up_its_own_partition_and_no_other() {
+        let unknown = Candidate { newest: None, ..segment(CLICKS, 0, 10, 0) };
+        let all = [unknown, segment(CLICKS, 0, 20, 1_000), segment(CLICKS, 1, 10, 1_000)];
+        let free = needed(&[(CLICKS, 0, 99, None), (CLICKS, 1, 99, None)]);
+        let by_age = plan(&all, 300, &free, &config(0, 5_000), at(10_000));
+        assert_eq!(before(&by_age), [(CLICKS, 1, 10)]);
+        let by_size = plan(&all, 300, &free, &config(250, 0), at(10_000));
+        assert_eq!(before(&by_size), [(CLICKS, 1, 10)], "it does not go before one known to be old");
+    }
+
+    #[actix_web::test]
+    async fn a_record_that_does_not_decode_does_not_hide_the_age_of_those_behind_it() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (fs, fail_points) = (Arc::new(RealFs), FailPoints::default());
+        let log =
+            EmbeddedLog::open(fs, directory.path(), EmbeddedConfig::default(), fail_points).expect("log");
+        let partition = PartitionId(0);
+        let first = async || first_times(&log, VERDICTS, partition, LogOffset(0)).await.expect("read");
+        assert_eq!(first().await, None, "nothing stands there");
+        let noise = AppendRecord { partition, bytes: b"noise".to_vec().into() };
+        log.append(VERDICTS, vec![noise.clone(), noise]).await.expect("append");
+        assert_eq!(first().await, None, "nothing decodes");
+        let verdict = Verdict {
+            campaign_id: CampaignId::new("camp_1").expect("valid"),
+            click_id: ClickId::derived("a click"),
+            verdict: VerdictClass::Valid,
+            model_version: ModelVersion::default(),
+            decided_at: at(7_000),
+            click_event_time: None,
+            arrival_time: at(7_000),
+            schema_version: 1,
+        };
+        let mut bytes = Vec::new();
+        encode_verdict(&verdict, &mut bytes);
+        log.append(VERDICTS, vec![AppendRecord { partition, bytes: bytes.into() }]).await.expect("append");
+        assert_eq!(first().await, Some(Newest { arrival: at(7_000), event: at(7_000) }));
     }
 }
