@@ -104,7 +104,14 @@ impl ArchivedClicks {
             };
             copies.extend(read.into_iter().filter(|copy| copy.position.offset >= from));
         }
-        copies.sort_unstable_by_key(|copy| std::cmp::Reverse(copy.position.offset));
+        // As many as a manifest has rows: not on the arbiter.
+        let sort = move || {
+            copies.sort_unstable_by_key(|copy| std::cmp::Reverse(copy.position.offset));
+            copies
+        };
+        let copies = tokio::task::spawn_blocking(sort)
+            .await
+            .map_err(|_| Error::TaskDied { what: "sorting copies of the archive" })?;
         Ok(OpenManifest { end: manifest.last.next(), copies, _turn: turn })
     }
 }
