@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use twice_actors::{ClickHistory, PartitionStatus, SealArchive, StreamConfig, StreamParts, StreamPath};
+use twice_actors::{
+    ClickHistory, ManifestsFrom, PartitionStatus, SealArchive, StreamConfig, StreamParts, StreamPath,
+};
 use twice_log::archive::{CountingSettings, FileEntry, Seal, StoredManifest, StoredSeal};
 use twice_log::event::Sha256Hex;
 use twice_log::event::record::encode_click;
@@ -208,7 +210,12 @@ impl WindowStore for Forgetful {
 
 #[async_trait]
 impl ClickHistory for Forgetful {
-    async fn manifests(&self, _: Generation, _: PartitionId) -> twice_log::Result<Vec<StoredManifest>> {
+    async fn manifests(
+        &self,
+        _: Generation,
+        _: PartitionId,
+        _: ManifestsFrom,
+    ) -> twice_log::Result<Vec<StoredManifest>> {
         Ok(Vec::new())
     }
 

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use twice_actors::campaign::{CampaignState, SealEnds, StreamRules};
-use twice_actors::{ClickHistory, SealArchive, StreamConfig, StreamParts, StreamPath};
+use twice_actors::{ClickHistory, ManifestsFrom, SealArchive, StreamConfig, StreamParts, StreamPath};
 use twice_log::archive::{CountingSettings, FileEntry, Seal, StoredManifest, StoredSeal};
 use twice_log::event::Sha256Hex;
 use twice_log::event::record::{decode_click, encode_click};
@@ -248,7 +248,12 @@ impl WindowStore for Forgetful {
 
 #[async_trait]
 impl ClickHistory for Forgetful {
-    async fn manifests(&self, _: Generation, _: PartitionId) -> twice_log::Result<Vec<StoredManifest>> {
+    async fn manifests(
+        &self,
+        _: Generation,
+        _: PartitionId,
+        _: ManifestsFrom,
+    ) -> twice_log::Result<Vec<StoredManifest>> {
         Ok(Vec::new())
     }
 

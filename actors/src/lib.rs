@@ -19,5 +19,5 @@ mod testing;
 pub use archiver::{ArchiverStatus, Archiving, ArchivingParts};
 pub use config::{ArchiverConfig, StreamConfig};
 pub use error::{Error, ErrorKind, Result};
-pub use partition::{ClickHistory, PartitionPhase, PartitionStatus, SealArchive};
+pub use partition::{ClickHistory, ManifestsFrom, PartitionPhase, PartitionStatus, SealArchive};
 pub use stream::{StreamParts, StreamPath};

@@ -13,7 +13,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use async_trait::async_trait;
-use twice_log::archive::layout::ChainKey;
+use twice_log::archive::layout::{ChainKey, manifest_folder, parse_manifest_path};
 use twice_log::archive::{Archive, FileEntry, FileKind, Manifest, StoredManifest, StoredSeal};
 use twice_log::event::HOUR_MS;
 use twice_log::{ClickCopy, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Watermark};
@@ -23,14 +23,27 @@ use crate::campaign::StreamRules;
 /// Hours left unsealed for longer are not rebuilt.
 const REBUILT_HOURS_MAX: i64 = 7 * 24;
 
+/// Clicks are dated ahead of their arrival by less: the bound of the setting, twice.
+const AHEAD_HOURS_MAX: i64 = 2 * 24;
+
+/// Which manifests are wanted: a chain may be years long. Where none lies so low, all are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManifestsFrom {
+    /// From the one that holds this offset on.
+    Offset(LogOffset),
+    /// Those that reach into this much event time below the newest, and the one before them.
+    Recent { ms: i64 },
+}
+
 /// The archive as a partition that rebuilds its state needs it.
 #[async_trait]
 pub trait ClickHistory: Send + Sync + 'static {
-    /// Returns every manifest of a partition's clicks in order, links checked.
+    /// Returns manifests of a partition's clicks in order up to the last, links checked.
     async fn manifests(
         &self,
         generation: Generation,
         partition: PartitionId,
+        from: ManifestsFrom,
     ) -> twice_log::Result<Vec<StoredManifest>>;
 
     /// Returns the copies in one data file, in any order.
@@ -43,14 +56,59 @@ impl ClickHistory for Archive {
         &self,
         generation: Generation,
         partition: PartitionId,
+        from: ManifestsFrom,
     ) -> twice_log::Result<Vec<StoredManifest>> {
         let chain = ChainKey { topic: Topic::AdClicks, generation, partition };
-        Archive::manifests(self, chain, None).await
+        let objects = self.list(&manifest_folder(chain), None).await?;
+        let firsts = objects.iter().filter_map(|object| parse_manifest_path(object.location.as_ref()));
+        let firsts: Vec<LogOffset> = firsts.map(|(_, first)| first).collect(); // paths sort by offset
+        let below = match from {
+            ManifestsFrom::Offset(from) => firsts.partition_point(|first| *first <= from),
+            ManifestsFrom::Recent { ms } => below_recent(self, chain, &firsts, ms).await?,
+        };
+        let begin = below.checked_sub(1).and_then(|last_below| firsts.get(last_below)).copied();
+        let Some(begin) = begin else { return Archive::manifests(self, chain, None).await };
+        let Some(first) = self.manifest(chain, begin).await? else {
+            return Archive::manifests(self, chain, None).await; // says what is wrong
+        };
+        let mut found = vec![first];
+        found.extend(Archive::manifests(self, chain, Some(begin)).await?);
+        Ok(found)
     }
 
     async fn clicks(&self, entry: &FileEntry) -> twice_log::Result<Vec<ClickCopy>> {
         self.read_clicks(entry, None).await
     }
+}
+
+/// Returns how many manifests end `ms` of event time or more below the newest. They carry the highest time so far, so a
+/// few reads find the place.
+async fn below_recent(
+    archive: &Archive,
+    chain: ChainKey,
+    firsts: &[LogOffset],
+    ms: i64,
+) -> twice_log::Result<usize> {
+    let Some(last) = firsts.last() else { return Ok(0) };
+    let Some(newest) = highest_time(archive, chain, *last).await? else { return Ok(0) };
+    let (mut low, mut high) = (0, firsts.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match highest_time(archive, chain, firsts[middle]).await? <= Some(newest.plus_ms(-ms)) {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+async fn highest_time(
+    archive: &Archive,
+    chain: ChainKey,
+    first: LogOffset,
+) -> twice_log::Result<Option<UtcMillis>> {
+    let stored = archive.manifest(chain, first).await?;
+    Ok(stored.and_then(|stored| stored.manifest.highest_time))
 }
 
 /// Manifests to read before the log.
@@ -83,6 +141,12 @@ pub(super) struct Remains<'a> {
 }
 
 impl Remains<'_> {
+    /// Returns which manifests are needed to go on from `applied_end`, or to begin without a checkpoint.
+    pub(super) fn manifests_from(applied_end: Option<LogOffset>, rules: StreamRules) -> ManifestsFrom {
+        let begin_ms = (REBUILT_HOURS_MAX + AHEAD_HOURS_MAX) * HOUR_MS + rules.dedup_ms();
+        applied_end.map_or(ManifestsFrom::Recent { ms: begin_ms }, ManifestsFrom::Offset)
+    }
+
     /// Goes on from a checkpoint that ends at `applied_end`, below the log; `None` if the archive does not reach the log.
     pub(super) fn go_on(&self, applied_end: LogOffset, watermark: Watermark) -> Option<Beginning> {
         let archived = self.range_from(applied_end)?;
@@ -108,7 +172,10 @@ impl Remains<'_> {
         let read_from = counted_from.plus(-horizon_hours);
         let first = self.manifests.iter().find(|stored| click_hours(stored).any(|hour| hour >= read_from));
         let applied_end = first.map_or(last.end(), |stored| stored.manifest.first);
+        // Of what lies before the manifests at hand nothing is known but that it is older.
+        let has_more = self.manifests.first().is_some_and(|first| first.manifest.first > LogOffset(0));
         let lost_through = hours.range(..counted_from).next_back().copied();
+        let lost_through = lost_through.or_else(|| has_more.then(|| counted_from.plus(-1)));
         self.begin_at(applied_end, lost_through)
     }
 
@@ -147,9 +214,13 @@ pub(super) fn latest_hour(now: UtcMillis) -> Hour {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
+    use std::sync::Arc;
 
+    use twice_log::archive::layout::manifest_path;
     use twice_log::archive::{CountingSettings, Seal};
     use twice_log::event::{PARTITION_HASH_NAME, Sha256Hex};
+    use twice_log::fs::RealFs;
 
     use super::*;
 
@@ -247,6 +318,39 @@ mod tests {
         let watermark = Watermark::new(None, 0);
         assert_eq!(remains(day(), &[], 1_001).go_on(LogOffset(300), watermark), None);
         assert!(remains(day(), &[], 1_000).go_on(LogOffset(300), watermark).is_some());
+    }
+
+    #[test]
+    fn what_lies_before_the_manifests_at_hand_is_lost() {
+        let seals: Vec<StoredSeal> = (0..8).map(seal).collect();
+        let beginning = remains(day().split_off(8), &seals, 950).begin().expect("the archive has it all");
+        assert_eq!((beginning.applied_end, beginning.lost_through), (LogOffset(800), Some(hour(7))));
+    }
+
+    #[actix::test]
+    async fn manifests_are_read_from_the_offset_or_the_time_that_is_needed_on() {
+        let directory = tempfile::tempdir().expect("directory");
+        let archive = Archive::open_local(Arc::new(RealFs), directory.path()).expect("archive");
+        let mut previous = None;
+        for StoredManifest { mut manifest, .. } in day() {
+            manifest.previous_sha256 = previous;
+            manifest.files[0].rows = 100;
+            let bytes = serde_json::to_vec(&manifest).expect("encodes");
+            let path = directory.path().join(manifest_path(manifest.chain(), manifest.first));
+            fs::create_dir_all(path.parent().expect("below a folder")).expect("create");
+            fs::write(path, &bytes).expect("write");
+            previous = Some(Sha256Hex::of(&bytes));
+        }
+        let firsts = async |from: ManifestsFrom| {
+            let read = ClickHistory::manifests(&archive, Generation(0), PartitionId(0), from).await;
+            let first = |stored: &StoredManifest| stored.manifest.first.0;
+            read.expect("manifests").iter().map(first).collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(ManifestsFrom::Offset(LogOffset(799))).await, [700, 800, 900]);
+        assert_eq!(firsts(ManifestsFrom::Offset(LogOffset(800))).await, [800, 900]);
+        assert_eq!(firsts(ManifestsFrom::Offset(LogOffset(0))).await.len(), 10);
+        assert_eq!(firsts(ManifestsFrom::Recent { ms: 2 * HOUR_MS }).await, [700, 800, 900]);
+        assert_eq!(firsts(ManifestsFrom::Recent { ms: 100 * HOUR_MS }).await.len(), 10);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod status;
 mod tests;
 
 pub use actor::PartitionActor;
-pub use history::ClickHistory;
+pub use history::{ClickHistory, ManifestsFrom};
 pub use messages::{SealHour, StopPartition};
 pub use seal_archive::SealArchive;
 pub(crate) use setup::{DedupBudget, PartitionSetup};

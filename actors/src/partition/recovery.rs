@@ -104,7 +104,8 @@ async fn begin(
     if applied_end >= bounds.earliest {
         return Ok(Beginning { applied_end, watermark, lost_through: None, archived: None });
     }
-    if !is_history_damaged && let Some(remains) = remains(setup, bounds, seals).await? {
+    let goes_on_at = commit.map(|commit| commit.applied_end);
+    if !is_history_damaged && let Some(remains) = remains(setup, goes_on_at, bounds, seals).await? {
         let found = match commit {
             Some(_) => remains.go_on(applied_end, watermark),
             None => remains.begin(),
@@ -125,14 +126,17 @@ async fn begin(
     Ok(Beginning { applied_end, watermark, lost_through: Some(through), archived: None })
 }
 
-/// Reads the manifests; `None` if their chain is damaged, which the archiver and the reconciler report as well.
+/// Reads the manifests needed, one partition of the node at a time; `None` if their chain is damaged, which the archiver and the reconciler report as well.
 async fn remains<'a>(
     setup: &PartitionSetup,
+    goes_on_at: Option<LogOffset>,
     bounds: OffsetBounds,
     seals: &'a [StoredSeal],
 ) -> Result<Option<Remains<'a>>> {
     let generation = setup.parts.log.generation();
-    let manifests = match setup.parts.history.manifests(generation, setup.partition).await {
+    let from = Remains::manifests_from(goes_on_at, setup.rules);
+    let _turn = setup.rebuild_turn.acquire().await.ok(); // never closed
+    let manifests = match setup.parts.history.manifests(generation, setup.partition, from).await {
         Ok(manifests) => manifests,
         Err(error) if error.kind() == twice_log::ErrorKind::Damage => {
             tracing::error!(partition = %setup.partition, %error, "manifests are damaged; restore the one named");
