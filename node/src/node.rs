@@ -116,14 +116,7 @@ impl Node {
             billing: store.clone(),
             clock: clock.clone(),
             space,
-            trimming: log.embedded().map(|log| Trimming {
-                log,
-                stream: stream.clone(),
-                archiving: archiving.clone(),
-                clock: clock.clone(),
-                counting: config.counting,
-                config: config.trim,
-            }),
+            trimming: trimming(&config, &log, &stream, &archiving, &clock),
         };
         let node = Self {
             log,
@@ -206,6 +199,24 @@ async fn start_readers(
     let settings = config.counting;
     let parts = ArchivingParts { log, archive, settings, fail_points: config.fail_points.clone() };
     Ok((stream, Archiving::start(parts, config.archiver.clone()).await?))
+}
+
+/// Returns what trims the log, where the node keeps one of its own.
+fn trimming(
+    config: &NodeConfig,
+    log: &OpenLog,
+    stream: &StreamPath,
+    archiving: &Archiving,
+    clock: &Arc<dyn Clock>,
+) -> Option<Trimming> {
+    log.embedded().map(|log| Trimming {
+        log,
+        stream: stream.clone(),
+        archiving: archiving.clone(),
+        clock: clock.clone(),
+        counting: config.counting,
+        config: config.trim,
+    })
 }
 
 fn recompute_child(nice: i32) -> Result<ProcessRecompute> {
