@@ -91,6 +91,10 @@ impl Site {
     }
 
     pub(super) async fn start(&self) -> Running {
+        self.try_start().await.expect("stream path")
+    }
+
+    pub(super) async fn try_start(&self) -> crate::Result<Running> {
         let windows: Arc<dyn WindowStore> = match &self.windows {
             Some(windows) => windows.clone(),
             None => Arc::new(SledWindows::open(&self.folder("windows"), 16 << 20).await.expect("windows")),
@@ -106,8 +110,8 @@ impl Site {
             lease_epoch: 0,
             fail_points: FailPoints::default(),
         };
-        let stream = StreamPath::start(parts, self.config.clone()).await.expect("stream path");
-        Running { stream, windows }
+        let stream = StreamPath::start(parts, self.config.clone()).await?;
+        Ok(Running { stream, windows })
     }
 
     pub(super) async fn append(&mut self, clicks: Vec<Click>) {
