@@ -4,7 +4,8 @@
 //! offset is another click in another log: such a start is refused, by a note of the log in the data folder.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -13,8 +14,9 @@ use twice_log::fail::FailPoints;
 use twice_log::fs::FileSystem;
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
-use twice_log::hot::fluvio::{FluvioConfig, FluvioLog};
+use twice_log::hot::fluvio::{FluvioConfig, FluvioCounters, FluvioLog};
 
+use crate::metrics::{FLUVIO_APPEND_RETRIES_TOTAL, FLUVIO_HOLES_REPAIRED_TOTAL};
 use crate::note::Note;
 
 /// Where the hot log is kept.
@@ -41,6 +43,7 @@ pub struct LogConfig {
 /// File in the data folder that names the log.
 const NOTE: Note = Note("LOG");
 const EMBEDDED_NAME: &str = "embedded";
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 impl LogConfig {
     /// Returns the log's name. A cluster may move to another address; its topics stay the same.
@@ -89,6 +92,7 @@ impl OpenLog {
             }
             LogBackend::Fluvio => {
                 let log = FluvioLog::open(&config.fluvio, config.embedded.partitions, clock).await?;
+                tokio::spawn(show(Arc::downgrade(&log.counters())));
                 Self::Fluvio(Arc::new(log))
             }
         };
@@ -120,6 +124,17 @@ impl OpenLog {
         if let Self::Embedded(log) = self {
             log.close();
         }
+    }
+}
+
+/// Shows what the Fluvio log met as metrics, for as long as the log is there.
+async fn show(counters: Weak<FluvioCounters>) {
+    let mut every = tokio::time::interval(SHOWN_EVERY);
+    loop {
+        every.tick().await;
+        let Some(counters) = counters.upgrade() else { return };
+        metrics::counter!(FLUVIO_HOLES_REPAIRED_TOTAL).absolute(counters.holes_repaired());
+        metrics::counter!(FLUVIO_APPEND_RETRIES_TOTAL).absolute(counters.append_retries());
     }
 }
 

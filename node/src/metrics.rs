@@ -12,6 +12,10 @@ pub const LOG_EARLIEST_OFFSET: &str = "twice_log_earliest_offset";
 pub const LOG_OVER_LIMIT_BYTES: &str = "twice_log_over_limit_bytes";
 /// Segments trimmed.
 pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "twice_log_trimmed_segments_total";
+/// Reads of the Fluvio log that were complete after they had met a hole.
+pub const FLUVIO_HOLES_REPAIRED_TOTAL: &str = "twice_fluvio_holes_repaired_total";
+/// Requests to store records that were sent to Fluvio again.
+pub const FLUVIO_APPEND_RETRIES_TOTAL: &str = "twice_fluvio_append_retries_total";
 
 /// Registers the meaning and unit of every metric with the recorder in force.
 pub fn describe() {
@@ -19,5 +23,7 @@ pub fn describe() {
     describe_gauge!(LOG_BYTES, Unit::Bytes, "size of the log's segment files");
     describe_gauge!(LOG_EARLIEST_OFFSET, Unit::Count, "first offset the log still holds");
     describe_gauge!(LOG_OVER_LIMIT_BYTES, Unit::Bytes, "bytes of log above its limit that are still needed");
+    describe_counter!(FLUVIO_HOLES_REPAIRED_TOTAL, Unit::Count, "reads complete after they had met a hole");
+    describe_counter!(FLUVIO_APPEND_RETRIES_TOTAL, Unit::Count, "requests to store records sent again");
     describe_counter!(LOG_TRIMMED_SEGMENTS_TOTAL, Unit::Count, "segments of the log trimmed");
 }

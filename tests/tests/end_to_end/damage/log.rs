@@ -10,7 +10,7 @@ use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{PartitionId, Topic};
-use twice_tests::{Node, one_at_a_time};
+use twice_tests::{Node, NodeOptions, one_at_a_time};
 
 use super::{Scene, files, flip};
 use crate::support::wait_for;
@@ -95,7 +95,9 @@ fn a_record_that_does_not_decode_is_kept_in_quarantine_and_counts_nowhere() -> R
 #[test]
 fn a_log_folder_that_vanished_under_checkpoints_or_the_archive_stops_the_node() -> Result<()> {
     let _turn = one_at_a_time();
-    let mut scene = Scene::stopped(44)?;
+    let mut scene = Scene::running(44, NodeOptions::brisk())?;
+    scene.node.reconcile(&scene.from.to_string())?; // there are manifests from here on
+    ensure!(scene.node.stop()?.success(), "graceful stop\n{}", scene.node.log_tail());
     let data = scene.node.data_dir();
     let put_aside = |name: &str| std::fs::rename(data.join(name), data.join(format!("{name}.aside")));
     put_aside("log")?;
