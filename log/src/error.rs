@@ -35,7 +35,9 @@ pub enum Error {
     },
     /// The log takes nothing more: it was closed, or stopped after a failed write or sync, which must not be retried. The
     /// node restarts.
-    #[error("the log is closed or stopped after an error that was reported; restart the node once that is mended")]
+    #[error(
+        "the log is closed or stopped after an error that was reported; restart the node once that is mended"
+    )]
     Stopped,
     /// A record is missing. The reader reopens the log at `expected`; it never goes on.
     #[error("hole in {topic} partition {partition}: expected offset {expected}, read {read}")]

@@ -1,4 +1,5 @@
-//! Reading against answers that leave things out, ends that go down, and the budget; no server is needed.
+//! Reading against answers that leave things out, ends that go down or grow, appends that wait, and the budget; no server is
+//! needed.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -6,6 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use fluvio::dataplane::link::ErrorCode;
 use fluvio::dataplane::record::{BATCH_FILE_HEADER_SIZE, Batch, RawRecords};
+use fluvio_spu_schema::server::fetch_offset::FetchOffsetsRequest;
 
 use super::batch::tests::over_the_wire;
 use super::read::{Fetch, Fetched};
@@ -342,4 +344,17 @@ async fn the_time_of_an_append_runs_from_its_call_and_not_from_the_first_attempt
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     running.abort();
+}
+
+#[tokio::test]
+async fn who_waited_for_a_connection_that_failed_is_answered_without_another_try() {
+    let link = Link::new(nowhere(), SLOT);
+    let asking = || link.call("read the ends", FetchOffsetsRequest::default());
+    let (first, second) = tokio::join!(asking(), asking());
+    let text = |outcome: Result<_>| outcome.map(|_| ()).expect_err("nobody listens").to_string();
+    let (first, second) = (text(first), text(second));
+    assert!(first.contains("ask who leads"), "tried: {first}");
+    assert!(second.contains("reach the server of") && second.contains("ask who leads"), "told: {second}");
+    let next = text(asking().await);
+    assert!(!next.contains("reach the server of"), "whoever asks later tries again: {next}");
 }

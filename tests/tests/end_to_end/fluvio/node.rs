@@ -35,6 +35,10 @@ fn a_node_on_fluvio_counts_bills_and_starts_again_like_any_other() -> Result<()>
     node.prove(&ledgers)?;
     oracle_agrees(&node, &ledgers, from, 2)?;
     the_log_prints_as_json_lines(&cluster, &prefix)?;
+    let metrics = node.client().get("/metrics")?.body;
+    for name in ["twice_fluvio_append_retries_total", "twice_fluvio_holes_repaired_total"] {
+        ensure!(metrics.contains(name), "no {name}:\n{metrics}");
+    }
     ensure!(!node.data_dir().join("log").exists(), "the embedded log was made all the same");
     Ok(())
 }
