@@ -188,7 +188,7 @@ impl<'a> HourRecompute<'a> {
                 Err(error) if is_out_of_memory(&error) => {
                     tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
                     self.memory.settle().await;
-                    range.parts = range.parts.saturating_mul(2);
+                    range = range.finer();
                 }
                 worked => return Ok((range.parts, worked?)),
             }

@@ -49,6 +49,11 @@ impl CampaignRange {
         Self { from: Some(campaign.to_string()), to: Some(format!("{campaign}\0")), parts: 1 }
     }
 
+    /// Returns the range cut into twice as many slices.
+    pub fn finer(&self) -> Self {
+        Self { parts: self.parts.saturating_mul(2), ..self.clone() }
+    }
+
     /// Iterates over its slices: no identity is in two of them.
     pub fn slices(&self) -> impl Iterator<Item = Slice> + '_ {
         (0..self.parts).map(|index| Slice {
