@@ -5,25 +5,25 @@
 //! a start over that store, then ten clicks of every hundredth campaign. It fails if a click is counted twice or lost.
 #![allow(clippy::print_stdout)]
 
+mod forgetful;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use twice_actors::{
-    ClickHistory, ManifestsFrom, PartitionStatus, SealArchive, StreamConfig, StreamParts, StreamPath,
-};
-use twice_log::archive::{CountingSettings, FileEntry, Seal, StoredManifest, StoredSeal};
-use twice_log::event::Sha256Hex;
+use twice_actors::{PartitionStatus, StreamConfig, StreamParts, StreamPath};
+use twice_log::archive::CountingSettings;
 use twice_log::event::record::encode_click;
 use twice_log::fail::FailPoints;
 use twice_log::hot::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 use twice_log::{
-    AdId, CampaignId, Click, ClickCopy, ClickId, Generation, Hour, LogOffset, PartitionId, PublisherId,
-    Topic, UserId, UtcMillis, WallClock,
+    AdId, CampaignId, Click, ClickId, Generation, LogOffset, PartitionId, PublisherId, Topic, UserId,
+    UtcMillis, WallClock,
 };
-use twice_store::windows::{WindowRow, WindowStore};
+
+use forgetful::Forgetful;
 
 const START_MS: i64 = 1_736_942_400_000;
 const CLICKS_PER_SECOND: u64 = 50_000;
@@ -179,67 +179,5 @@ impl ClickLog for GeneratedLog {
 
     async fn trim(&self, _: Topic, _: PartitionId, _: LogOffset) -> twice_log::Result<()> {
         Ok(())
-    }
-}
-
-/// Takes everything and keeps nothing.
-struct Forgetful;
-
-#[async_trait]
-impl WindowStore for Forgetful {
-    async fn publish(&self, _: Vec<WindowRow>) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn read(&self, _: &CampaignId, _: UtcMillis, _: UtcMillis) -> twice_store::Result<Vec<WindowRow>> {
-        Ok(Vec::new())
-    }
-
-    async fn flush(&self) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn remove_hours(&self, _: &[Hour]) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn hours(&self) -> twice_store::Result<Vec<Hour>> {
-        Ok(Vec::new())
-    }
-}
-
-#[async_trait]
-impl ClickHistory for Forgetful {
-    async fn manifests(
-        &self,
-        _: Generation,
-        _: PartitionId,
-        _: ManifestsFrom,
-    ) -> twice_log::Result<Vec<StoredManifest>> {
-        Ok(Vec::new())
-    }
-
-    async fn clicks(&self, _: &FileEntry) -> twice_log::Result<Vec<ClickCopy>> {
-        Ok(Vec::new())
-    }
-}
-
-#[async_trait]
-impl SealArchive for Forgetful {
-    async fn put_seal(&self, seal: &Seal) -> twice_log::Result<StoredSeal> {
-        Ok(StoredSeal { seal: seal.clone(), sha256: Sha256Hex::of(b"") })
-    }
-
-    async fn seal(&self, _: Hour, _: Generation, _: PartitionId) -> twice_log::Result<Option<StoredSeal>> {
-        Ok(None)
-    }
-
-    async fn seals_of_partition(
-        &self,
-        _: Generation,
-        _: PartitionId,
-        _: Option<Hour>,
-    ) -> twice_log::Result<Vec<StoredSeal>> {
-        Ok(Vec::new())
     }
 }

@@ -6,6 +6,8 @@
 //! one CampaignActor a campaign, published to a store that forgets, with and without checkpoints in sled.
 #![allow(clippy::print_stdout)]
 
+mod forgetful;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,17 +18,17 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use twice_actors::campaign::{CampaignState, SealEnds, StreamRules};
-use twice_actors::{ClickHistory, ManifestsFrom, SealArchive, StreamConfig, StreamParts, StreamPath};
-use twice_log::archive::{CountingSettings, FileEntry, Seal, StoredManifest, StoredSeal};
-use twice_log::event::Sha256Hex;
+use twice_actors::{StreamConfig, StreamParts, StreamPath};
+use twice_log::archive::CountingSettings;
 use twice_log::event::record::{decode_click, encode_click};
 use twice_log::fail::FailPoints;
 use twice_log::hot::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 use twice_log::{
-    AdId, CampaignId, Click, ClickCopy, ClickId, Generation, Hour, LogOffset, PartitionId, Position,
-    PublisherId, Topic, UserId, UtcMillis, WallClock, Watermark,
+    AdId, CampaignId, Click, ClickCopy, ClickId, Generation, LogOffset, PartitionId, Position, PublisherId,
+    Topic, UserId, UtcMillis, WallClock, Watermark,
 };
-use twice_store::windows::{WindowRow, WindowStore};
+
+use forgetful::Forgetful;
 
 const CAMPAIGNS: u32 = 10_000;
 const ZIPF_EXPONENT: f64 = 1.05;
@@ -212,72 +214,5 @@ impl ClickLog for MemoryLog {
         _before: LogOffset,
     ) -> twice_log::Result<()> {
         Ok(())
-    }
-}
-
-/// Takes everything and keeps nothing.
-struct Forgetful;
-
-#[async_trait]
-impl WindowStore for Forgetful {
-    async fn publish(&self, _rows: Vec<WindowRow>) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn read(
-        &self,
-        _campaign: &CampaignId,
-        _from: UtcMillis,
-        _to: UtcMillis,
-    ) -> twice_store::Result<Vec<WindowRow>> {
-        Ok(Vec::new())
-    }
-
-    async fn flush(&self) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn remove_hours(&self, _hours: &[Hour]) -> twice_store::Result<()> {
-        Ok(())
-    }
-
-    async fn hours(&self) -> twice_store::Result<Vec<Hour>> {
-        Ok(Vec::new())
-    }
-}
-
-#[async_trait]
-impl ClickHistory for Forgetful {
-    async fn manifests(
-        &self,
-        _: Generation,
-        _: PartitionId,
-        _: ManifestsFrom,
-    ) -> twice_log::Result<Vec<StoredManifest>> {
-        Ok(Vec::new())
-    }
-
-    async fn clicks(&self, _: &FileEntry) -> twice_log::Result<Vec<ClickCopy>> {
-        Ok(Vec::new())
-    }
-}
-
-#[async_trait]
-impl SealArchive for Forgetful {
-    async fn put_seal(&self, seal: &Seal) -> twice_log::Result<StoredSeal> {
-        Ok(StoredSeal { seal: seal.clone(), sha256: Sha256Hex::of(b"") })
-    }
-
-    async fn seal(&self, _: Hour, _: Generation, _: PartitionId) -> twice_log::Result<Option<StoredSeal>> {
-        Ok(None)
-    }
-
-    async fn seals_of_partition(
-        &self,
-        _: Generation,
-        _: PartitionId,
-        _: Option<Hour>,
-    ) -> twice_log::Result<Vec<StoredSeal>> {
-        Ok(Vec::new())
     }
 }

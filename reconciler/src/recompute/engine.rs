@@ -22,7 +22,7 @@ use super::memory::{MemoryBound, SliceSize, rss_peak_bytes};
 use super::relations::Relations;
 use super::session::Engine;
 use super::slices::{self, CampaignRange};
-use super::values::{contradiction, integer, text};
+use super::values::{campaign, contradiction, count, integer, text};
 use super::{BILLING_SQL, Recomputed, ResourceLimits, SliceSession, Summary};
 use crate::compare::{CauseCounts, causes_sql, divergence_rows, read_cause_counts};
 use crate::error::{Error, Result};
@@ -244,17 +244,12 @@ async fn read_counts(session: &SliceSession) -> Result<Vec<BillingCounts>> {
 }
 
 fn counts(batch: &RecordBatch, row: usize) -> Result<BillingCounts> {
-    let number = |name: &str| integer(batch, name, row);
-    let count =
-        |name: &str| u64::try_from(number(name)?).map_err(|_| contradiction(format!("{name} is below zero")));
-    let campaign_id = text(batch, "campaign_id", row)?.unwrap_or_default();
-    let campaign_id = CampaignId::new(&campaign_id)
-        .map_err(|error| contradiction(format!("campaign {campaign_id:?} {error}")))?;
+    let count = |name: &str| count(batch, name, row);
     let currency: Option<Currency> = text(batch, "currency", row)?
         .map(|code| code.parse().map_err(|error| contradiction(format!("currency {code:?} {error}"))))
         .transpose()?;
     let counts = BillingCounts {
-        campaign_id,
+        campaign_id: campaign(batch, row)?,
         gross: count("gross")?,
         duplicates: count("duplicates")?,
         conflicts: count("conflicts")?,
@@ -262,7 +257,7 @@ fn counts(batch: &RecordBatch, row: usize) -> Result<BillingCounts> {
         invalid_sivt: count("invalid_sivt")?,
         billable: count("billable")?,
         unpriced: count("unpriced")?,
-        amount_micros: number("amount_micros")?,
+        amount_micros: integer(batch, "amount_micros", row)?,
         currency,
     };
     if counts.is_balanced() && counts.conflicts <= counts.duplicates && counts.unpriced <= counts.billable {

@@ -2,6 +2,7 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use twice_log::CampaignId;
 
 use crate::error::{Error, Result};
 
@@ -24,6 +25,17 @@ pub(crate) fn integer(batch: &RecordBatch, name: &str, row: usize) -> Result<i64
     let column = column(batch, name)?;
     let value = column.as_primitive_opt::<Int64Type>().filter(|column| column.is_valid(row));
     value.map(|column| column.value(row)).ok_or_else(|| contradiction(format!("column {name} is no number")))
+}
+
+/// Returns the count in a BIGINT column.
+pub(crate) fn count(batch: &RecordBatch, name: &str, row: usize) -> Result<u64> {
+    u64::try_from(integer(batch, name, row)?).map_err(|_| contradiction(format!("{name} is below zero")))
+}
+
+/// Returns the campaign a row is of.
+pub(crate) fn campaign(batch: &RecordBatch, row: usize) -> Result<CampaignId> {
+    let campaign_id = text(batch, "campaign_id", row)?.unwrap_or_default();
+    CampaignId::new(&campaign_id).map_err(|error| contradiction(format!("campaign {campaign_id:?} {error}")))
 }
 
 /// Returns a column by name.

@@ -15,7 +15,7 @@ use twice_store::aggregates::{AggregateRows, AggregateWriter};
 use twice_store::{AggregateCounts, AggregateRow, UserSketch};
 
 use crate::error::{Error, Result};
-use crate::recompute::values::{column, contradiction, integer, text};
+use crate::recompute::values::{campaign, column, contradiction, count, integer, text};
 
 const MINUTE_MS: i64 = 60_000;
 /// Rows in memory of all slices that are put together: a range cut into hundreds must fit the same memory.
@@ -41,10 +41,7 @@ pub(super) async fn write(
 }
 
 fn row_of(batch: &RecordBatch, row: usize, hour: Hour) -> Result<(CampaignId, AggregateRow)> {
-    let count = |name: &str| {
-        u64::try_from(integer(batch, name, row)?).map_err(|_| contradiction(format!("{name} is below zero")))
-    };
-    let campaign = text(batch, "campaign_id", row)?.unwrap_or_default();
+    let count = |name: &str| count(batch, name, row);
     let ad = text(batch, "ad_id", row)?.unwrap_or_default();
     let users = column(batch, "users")?.as_binary_opt::<i64>().filter(|users| users.is_valid(row));
     let users = users.ok_or_else(|| contradiction("column users is no sketch".to_owned()))?.value(row);
@@ -64,9 +61,7 @@ fn row_of(batch: &RecordBatch, row: usize, hour: Hour) -> Result<(CampaignId, Ag
         },
         users: UserSketch::from_bytes(users)?,
     };
-    let campaign = CampaignId::new(&campaign)
-        .map_err(|error| contradiction(format!("campaign {campaign:?} {error}")))?;
-    Ok((campaign, aggregate))
+    Ok((campaign(batch, row)?, aggregate))
 }
 
 /// Reads several files of sorted rows as one: rows of the same campaign, ad and minute are added.
