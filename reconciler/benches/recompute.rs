@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     };
     let recomputed = runtime.block_on(recompute(&archive, &root, &inputs, limits));
     let summary = recomputed.summary;
-    report("twice (bill and causes)", clicks, summary.seconds, summary.rss_peak_bytes);
+    report("twice (bill and causes)", clicks, summary.cost.wall_seconds, summary.cost.rss_peak_bytes);
     println!("slices: {}", summary.slices);
     let gross: u64 = recomputed.rows.iter().map(|row| row.gross).sum();
     let billable: u64 = recomputed.rows.iter().map(|row| row.billable).sum();
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     println!("twice: gross {gross}, billable {billable}, amount {amount}");
     let totals = [i128::from(gross), i128::from(billable), i128::from(amount)];
     let agrees = baseline(&root.join("archive"), &inputs, threads, memory_mib, clicks, totals);
-    let is_bound = summary.rss_peak_bytes <= memory_mib << 20;
+    let is_bound = summary.cost.rss_peak_bytes <= memory_mib << 20;
     if !is_bound {
         println!("FAILED: the recompute took more than its {memory_mib} MiB");
     }
@@ -231,6 +231,7 @@ async fn inputs(archive: &Archive, campaigns: u64) -> RunInputs {
         cutoffs,
         rates: rates.collect(),
         announced: false,
+        mode_change: false,
         rules_sha256: rules_sha256(&settings).expect("rules"),
         created_at: hour().end(),
     }

@@ -94,6 +94,6 @@ async fn what_a_killed_process_spilled_is_removed_by_the_next() {
     std::fs::write(left.join("rows"), vec![7_u8; 100_000]).expect("file");
     let billed = child_process().recompute(request).await.expect("billed");
     assert_eq!(billed.rows.iter().map(|row| (row.gross, row.billable)).collect::<Vec<_>>(), [(2, 1), (1, 1)]);
-    assert!(billed.summary.rss_peak_bytes > 0 && billed.summary.rss_peak_bytes < 512 << 20);
+    assert!(billed.summary.cost.rss_peak_bytes > 0 && billed.summary.cost.rss_peak_bytes < 512 << 20);
     assert_eq!(names_in(&spill), Vec::<String>::new());
 }

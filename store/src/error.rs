@@ -61,6 +61,9 @@ pub enum Error {
     /// The thing does not exist (HTTP 404).
     #[error("{what} does not exist")]
     NotFound { what: String },
+    /// A replay could not count. The attempt is repeated; nothing was billed.
+    #[error("replay: {reason}")]
+    Replay { reason: String },
     /// A cursor is not one this store gave out (HTTP 422).
     #[error("cursor is not valid; leave it out to start from the first page")]
     Cursor,
@@ -73,7 +76,7 @@ impl Error {
     /// Returns what the caller does about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Database { .. } | Error::Windows { .. } => ErrorKind::Retry,
+            Error::Database { .. } | Error::Windows { .. } | Error::Replay { .. } => ErrorKind::Retry,
             Error::Invalid { .. }
             | Error::Conflict { .. }
             | Error::NotFound { .. }

@@ -1,14 +1,17 @@
 //! Stores shared by the paths and the API: their traits, their row types and their backends.
 //!
 //! Real-time windows live in sled ([`SledWindows`]); billing, campaigns with rates, modes and imports in SQLite
-//! ([`SqliteStore`]); aggregates of billed hours in the archive ([`ArchiveAggregates`]).
+//! ([`SqliteStore`]); aggregates of billed hours in the archive ([`ArchiveAggregates`]). `replay` is the
+//! port through which the batch path asks the kappa path, and `cost` measures both.
 
 pub mod aggregates;
 pub mod billing;
 pub mod campaigns;
+pub mod cost;
 mod error;
 pub mod imports;
 pub mod modes;
+pub mod replay;
 pub mod sketch;
 mod sqlite;
 pub mod windows;
@@ -19,9 +22,11 @@ pub use billing::{
     NewBillingRow, Page, Reconciliation, RunCommit, StreamState, UtcMicros, row_digest,
 };
 pub use campaigns::{Campaign, CampaignStore, PutCampaign};
+pub use cost::{Cost, CostMeter};
 pub use error::{Error, ErrorKind, Result};
 pub use imports::{Import, ImportStore};
 pub use modes::{ModeSetting, ModeStore};
+pub use replay::{Replay, ReplayProgress, ReplayProgressSender, Replayed, ReplayedHour};
 pub use sketch::UserSketch;
 pub use sqlite::SqliteStore;
 pub use windows::{AdCounts, Fence, SledWindows, WindowRow, WindowStore};

@@ -65,6 +65,7 @@ pub async fn bill(server: &Server, at: &str, seq: u32, status: BillingStatus, ro
         inputs_sha256: Sha256Hex::of(b"inputs"),
         cutoffs: Vec::new(),
         started_at: time("2025-01-15T12:00:00Z"),
+        mode_change: false,
         divergence: divergence.collect(),
         rows: rows.into_iter().map(|row| NewBillingRow::new(hour, row)).collect(),
     };

@@ -136,6 +136,9 @@ pub struct RunInputs {
     pub rates: Vec<Rate>,
     /// Whether an import announced the hour, where `late` does not count as divergence.
     pub announced: bool,
+    /// Whether the run makes its path the bill of an hour that the other path has billed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mode_change: bool,
     /// Hash of the SQL texts and of `settings`.
     pub rules_sha256: Sha256Hex,
     pub created_at: UtcMillis,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::event::Sha256Hex;
-use twice_store::{BillingCounts, Divergence};
+use twice_store::{BillingCounts, CostMeter, Divergence};
 
 use super::engine::{RangeAnswer, recompute_ranges};
 use super::spill::SpillFolder;
@@ -273,10 +273,11 @@ async fn answer_request(
             summary
         }
         Task::Explain { campaign, limit } => {
+            let meter = CostMeter::start();
             let explanation = explain_inputs(archive, &inputs, limits, memory, campaign, *limit).await?;
             // Whoever is gone needs no explanation.
             let _ = parts.send(Part::Explanation(Box::new(explanation))).await;
-            Ok(Summary { rss_peak_bytes: super::memory::rss_peak_bytes(), ..Summary::default() })
+            Ok(Summary { cost: meter.read(), ..Summary::default() })
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
@@ -15,10 +14,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use twice_log::archive::{Archive, FileEntry, RunInputs, Seal, layout};
 use twice_log::{CampaignId, Currency};
-use twice_store::{BillingCounts, Divergence};
+use twice_store::{BillingCounts, CostMeter, Divergence};
 
 use super::aggregates::{Aggregating, LocalAggregates};
-use super::memory::{MemoryBound, SliceSize, rss_peak_bytes};
+use super::memory::{MemoryBound, SliceSize};
 use super::relations::Relations;
 use super::session::Engine;
 use super::slices::{self, CampaignRange};
@@ -82,7 +81,7 @@ pub(crate) async fn recompute_ranges(
     aggregates_dir: Option<&Path>,
     answers: mpsc::Sender<RangeAnswer>,
 ) -> Result<Summary> {
-    let started = Instant::now();
+    let meter = CostMeter::start();
     let seals = read_seals(archive, inputs).await?;
     let hour = HourRecompute::open(archive, inputs, limits, memory, seals).await?;
     let mut aggregating = aggregates_dir.map(|folder| Aggregating::new(folder, inputs.hour));
@@ -101,12 +100,7 @@ pub(crate) async fn recompute_ranges(
         let aggregates = Some(aggregating.finish()?);
         send(&answers, RangeAnswer { aggregates, ..RangeAnswer::default() }).await?;
     }
-    Ok(Summary {
-        copies: inputs.click_files.iter().map(|file| file.rows).sum(),
-        slices,
-        seconds: started.elapsed().as_secs_f64(),
-        rss_peak_bytes: rss_peak_bytes(),
-    })
+    Ok(Summary { copies: inputs.click_files.iter().map(|file| file.rows).sum(), slices, cost: meter.read() })
 }
 
 async fn send(answers: &mpsc::Sender<RangeAnswer>, answer: RangeAnswer) -> Result<()> {

@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use twice_store::cost::rss_bytes;
+
 use super::ResourceLimits;
 
 /// Memory one row may need while its identity is grouped: a hash table's entry and 72 bytes of columns, of which
@@ -129,23 +131,6 @@ impl MemoryBound {
     }
 }
 
-/// Returns the resident memory of this process, or 0 where the system does not tell.
-fn rss_bytes() -> u64 {
-    status_bytes("VmRSS:")
-}
-
-/// Returns the peak resident memory of this process, or 0 where the system does not tell.
-pub(crate) fn rss_peak_bytes() -> u64 {
-    status_bytes("VmHWM:")
-}
-
-fn status_bytes(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +159,6 @@ mod tests {
     #[test]
     fn this_process_has_resident_memory_and_its_peak_is_no_less() {
         let now = rss_bytes();
-        assert!(now > 0 && rss_peak_bytes() >= now);
+        assert!(now > 0 && twice_store::cost::rss_peak_bytes() >= now);
     }
 }

@@ -30,7 +30,7 @@ use twice_log::CampaignId;
 use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, CountingSettings};
 use twice_log::event::Sha256Hex;
-use twice_store::{BillingCounts, Divergence};
+use twice_store::{BillingCounts, Cost, Divergence};
 
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
@@ -117,9 +117,7 @@ pub struct Summary {
     /// Copies in the files of the inputs.
     pub copies: u64,
     pub slices: u32,
-    pub seconds: f64,
-    /// Peak resident memory of the process.
-    pub rss_peak_bytes: u64,
+    pub cost: Cost,
 }
 
 /// What a recompute answers, ordered by campaign.

@@ -54,6 +54,7 @@ impl HourWork {
             verdict_files,
             rates: self.deps.campaigns.rates_effective_before(hour.end()).await?,
             announced: self.deps.imports.is_announced(hour).await?,
+            mode_change: false,
             rules_sha256: rules_sha256(&settings)?,
             created_at: self.deps.clock.now(),
         })

@@ -95,6 +95,7 @@ impl HourWork {
             inputs_sha256: stored.sha256.clone(),
             cutoffs: inputs.cutoffs.clone(),
             started_at,
+            mode_change: inputs.mode_change,
             rows: rows.map(|counts| NewBillingRow::new(inputs.hour, counts)).collect(),
             divergence: recomputed.divergence.clone(),
         };
@@ -206,8 +207,8 @@ fn sum(rows: &[Divergence], value: impl Fn(&Divergence) -> Option<u64>) -> Optio
 
 fn measure(recomputed: &Recomputed) {
     let summary = &recomputed.summary;
-    ::metrics::histogram!(metrics::RECOMPUTE_SECONDS).record(summary.seconds);
-    ::metrics::gauge!(metrics::RECOMPUTE_RSS_PEAK_BYTES).set(summary.rss_peak_bytes as f64);
+    ::metrics::histogram!(metrics::RECOMPUTE_SECONDS).record(summary.cost.wall_seconds);
+    ::metrics::gauge!(metrics::RECOMPUTE_RSS_PEAK_BYTES).set(summary.cost.rss_peak_bytes as f64);
     ::metrics::gauge!(metrics::RECOMPUTE_ROWS).set(summary.copies as f64);
     let unpriced: u64 = recomputed.rows.iter().map(|row| row.unpriced).sum();
     ::metrics::gauge!(metrics::UNPRICED_CLICKS).set(unpriced as f64);

@@ -224,6 +224,7 @@ pub async fn run_inputs(archive: &Archive, records: &Records, run: &Run) -> RunI
         seals,
         rates: run.rates.clone(),
         announced: false,
+        mode_change: false,
         rules_sha256: rules_sha256(&run.settings).expect("rules"),
         created_at: hour().end(),
     }

@@ -197,6 +197,8 @@ pub struct RunCommit {
     pub inputs_sha256: Sha256Hex,
     pub cutoffs: Vec<Cutoff>,
     pub started_at: UtcMillis,
+    /// Makes this path the bill of the hour from this commit on, and writes a version of every row for it.
+    pub mode_change: bool,
     pub rows: Vec<NewBillingRow>,
     pub divergence: Vec<Divergence>,
 }

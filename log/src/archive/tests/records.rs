@@ -30,6 +30,7 @@ fn inputs(seq: u32, created_at: i64) -> RunInputs {
         verdict_files: Vec::new(),
         rates: Vec::new(),
         announced: false,
+        mode_change: false,
         rules_sha256: Sha256Hex::of(b"rules"),
         created_at: UtcMillis::clamped(created_at),
     }

@@ -110,6 +110,7 @@ fn run(seq: u32, rows: &[(&str, u64)]) -> RunCommit {
         inputs_sha256: Sha256Hex::of(&seq.to_le_bytes()),
         cutoffs: vec![cutoff(0, 100 + i64::from(seq))],
         started_at: UtcMillis::clamped(NOON_MS - 5),
+        mode_change: false,
         rows: rows.iter().map(|(name, billable)| NewBillingRow::new(hour, counts(name, *billable))).collect(),
         divergence: rows.iter().map(|(name, billable)| divergence(name, *billable)).collect(),
     }
