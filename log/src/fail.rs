@@ -35,6 +35,7 @@ fail_points! {
     CheckpointCommitted = "checkpoint-committed": "The commit record is flushed, superseded states still stand.",
     SealBeforePut = "seal-before-put": "A seal is committed in the checkpoint and not in the archive.",
     SealPut = "seal-put": "A seal is in the archive and the reconciler was not told.",
+    RulesPut = "rules-put": "The texts of the counting rules are put, no inputs name them yet.",
     RunInputsPut = "run-inputs-put": "Run inputs are put, no work is done.",
     AggregateFilesPut = "aggregate-files-put": "Files of aggregates are put, their list is not.",
     AggregatesPut = "aggregates-put": "The list of a run's aggregates is put, nothing is committed.",

@@ -81,9 +81,13 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// The run's SQL and settings are not those of this build, so its inputs cannot be used. The run is abandoned.
-    #[error("run {run_id} was begun under other rules ({recorded}, this build has {present})")]
-    OtherRules { run_id: String, recorded: String, present: String },
+    /// The run was recorded under rules that neither this build nor the archive has. The operator uses the build of that
+    /// time, or restores the object.
+    #[error(
+        "run {run_id} was counted by rules that this build does not have (it has {present}), and {path}, which should \
+         hold them, is not in the archive; use the build the run was made with, or restore that object"
+    )]
+    RulesMissing { run_id: String, path: String, present: String },
     /// The attempt that several waited for failed; the first of them has the error itself.
     #[error("hour {hour}: {detail}")]
     Attempt { hour: Hour, detail: String },
@@ -114,7 +118,7 @@ impl Error {
             Error::ArchiveDamage { .. }
             | Error::Contradiction { .. }
             | Error::Json { .. }
-            | Error::OtherRules { .. } => ErrorKind::Damage,
+            | Error::RulesMissing { .. } => ErrorKind::Damage,
             Error::HourNotOver { .. }
             | Error::NotReconciled { .. }
             | Error::OutOfMemory { .. }

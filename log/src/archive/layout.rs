@@ -120,6 +120,11 @@ pub fn aggregate_path(path: BillingPath, hour: Hour, level: AggregateLevel, sha2
     format!("aggregates/{path}/{hour}/{}-{}.parquet", level.name(), sha256.0)
 }
 
+/// Returns the path of the texts of counting rules.
+pub fn rules_path(sha256: &Sha256Hex) -> String {
+    format!("rules/{sha256}.json")
+}
+
 /// Which of a run's two objects a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunObject {

@@ -2,25 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use twice_log::archive::{CountingSettings, RunInputs, Seal};
+use twice_log::archive::{RunInputs, Seal};
 use twice_log::event::partition_of;
 use twice_log::{CampaignId, Generation, PartitionId, Topic};
 use twice_store::{BillingCounts, Divergence, StreamState};
 
-use super::{CAUSES_SQL, Cause};
+use super::Cause;
 use crate::error::Result;
 use crate::recompute::values::{contradiction, integer, text};
 use crate::recompute::{CampaignRange, SliceSession};
 
 /// Listed copies by campaign and cause.
 pub(crate) type CauseCounts = BTreeMap<(CampaignId, Cause), u64>;
-
-/// Returns the statement with the settings written in.
-pub(crate) fn causes_sql(settings: &CountingSettings) -> String {
-    CAUSES_SQL
-        .replace("{grace_ms}", &settings.grace_ms.to_string())
-        .replace("{stream_dedup_ms}", &settings.stream_dedup_ms.to_string())
-}
 
 /// Counts the copies of one slice by cause.
 ///

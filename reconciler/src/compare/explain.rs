@@ -6,7 +6,7 @@ use futures::FutureExt;
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::{CampaignId, ClickId, Generation, LogOffset, PartitionId, UtcMillis};
 
-use super::causes::{causes_sql, divergence_rows};
+use super::causes::divergence_rows;
 use super::{Cause, ExplainedCopy, Explanation};
 use crate::error::Result;
 use crate::recompute::relations::file_span;
@@ -33,7 +33,7 @@ pub(crate) async fn explain_inputs(
     // One more than asked for tells whether there are more.
     let listed = format!(
         "SELECT * FROM (\n{}\n) AS causes ORDER BY generation, log_offset LIMIT {}",
-        causes_sql(&inputs.settings),
+        hour.rules.causes(&inputs.settings),
         u64::from(limit) + 1
     );
     let (hour_of, listed) = (&hour, &listed);

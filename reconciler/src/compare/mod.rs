@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use twice_log::{ClickId, Generation, LogOffset, PartitionId, UtcMillis};
 use twice_store::Divergence;
 
-pub(crate) use causes::{CauseCounts, causes_sql, divergence_rows, read_cause_counts};
+pub(crate) use causes::{CauseCounts, divergence_rows, read_cause_counts};
 pub(crate) use explain::explain_inputs;
 
 /// The statement that lists S \ B and B \ S.

@@ -22,8 +22,8 @@ use super::relations::Relations;
 use super::session::Engine;
 use super::slices::{self, CampaignRange};
 use super::values::{campaign, contradiction, count, integer, text};
-use super::{BILLING_SQL, Recomputed, ResourceLimits, SliceSession, Summary};
-use crate::compare::{CauseCounts, causes_sql, divergence_rows, read_cause_counts};
+use super::{Recomputed, ResourceLimits, Rules, SliceSession, Summary};
+use crate::compare::{CauseCounts, divergence_rows, read_cause_counts};
 use crate::error::{Error, Result};
 
 /// The subquery of the bill that holds nearly all its work and is named twice.
@@ -117,6 +117,7 @@ pub(crate) struct HourRecompute<'a> {
     engine: Engine,
     size: SliceSize,
     memory: MemoryBound,
+    pub rules: Rules,
     pub seals: Vec<Seal>,
 }
 
@@ -130,6 +131,7 @@ impl<'a> HourRecompute<'a> {
         seals: Vec<Seal>,
     ) -> Result<Self> {
         let relations = Relations::of(inputs)?;
+        let rules = Rules::of_run(archive, inputs).await?;
         if limits.verify_files {
             verify(archive, &relations.files(), limits.threads).await?;
         }
@@ -144,7 +146,7 @@ impl<'a> HourRecompute<'a> {
         }
         tracing::debug!(pool_bytes, ?size, "recomputing an hour");
         let engine = Engine::new(archive, &limits.spill_dir, pool_bytes, size.streams)?;
-        Ok(Self { archive, inputs, relations, engine, size, memory, seals })
+        Ok(Self { archive, inputs, relations, engine, size, memory, rules, seals })
     }
 
     /// Cuts all campaigns into ranges.
@@ -195,13 +197,13 @@ impl<'a> HourRecompute<'a> {
     }
 
     async fn count_slices(&self, range: &CampaignRange) -> Result<SliceRows> {
-        let causes_sql = causes_sql(&self.inputs.settings);
+        let causes_sql = self.rules.causes(&self.inputs.settings);
         let mut rows = BTreeMap::new();
         let mut causes = CauseCounts::default();
         for slice in range.slices() {
             tracing::debug!(?slice, "recomputing a slice");
             let session = self.engine.slice(&self.relations, &slice)?;
-            for counts in read_counts(&session).await? {
+            for counts in read_counts(&session, &self.rules.billing_sql).await? {
                 add(&mut rows, counts);
             }
             read_cause_counts(&session, &causes_sql, &mut causes).await?;
@@ -226,8 +228,8 @@ fn is_out_of_memory(error: &Error) -> bool {
 }
 
 /// Reads the bill of one slice.
-async fn read_counts(session: &SliceSession) -> Result<Vec<BillingCounts>> {
-    let batches = session.query_sharing("run the billing statement", BILLING_SQL, SHARED_SUBQUERY).await?;
+async fn read_counts(session: &SliceSession, billing_sql: &str) -> Result<Vec<BillingCounts>> {
+    let batches = session.query_sharing("run the billing statement", billing_sql, SHARED_SUBQUERY).await?;
     let mut rows = Vec::new();
     for batch in &batches {
         for row in 0..batch.num_rows() {

@@ -14,6 +14,7 @@ mod layouts;
 mod memory;
 mod process;
 pub(crate) mod relations;
+mod rules;
 mod scan;
 mod session;
 mod share;
@@ -28,7 +29,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use twice_log::CampaignId;
 use twice_log::archive::s3::S3Config;
-use twice_log::archive::{Archive, CountingSettings};
+use twice_log::archive::Archive;
 use twice_log::event::Sha256Hex;
 use twice_store::{BillingCounts, Cost, Divergence};
 
@@ -40,6 +41,7 @@ pub use engine::recompute_inputs;
 pub(crate) use engine::{HourRecompute, read_seals};
 pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
+pub use rules::{Rules, rules_sha256};
 pub(crate) use session::SliceSession;
 pub(crate) use slices::CampaignRange;
 pub(crate) use spill::SpillFolder;
@@ -172,14 +174,4 @@ impl Recompute for InProcessRecompute {
     async fn explain(&self, request: RecomputeRequest) -> Result<Explanation> {
         self.answer(request).await?.into_explanation()
     }
-}
-
-/// Returns the hash of everything that decides how clicks are counted: both SQL texts and the settings (CR-8).
-pub fn rules_sha256(settings: &CountingSettings) -> Result<Sha256Hex> {
-    let settings = serde_json::to_string(settings)
-        .map_err(|source| Error::Json { what: "counting settings", source })?;
-    // Lengths first, so that no text can pass for another's end.
-    let texts = [BILLING_SQL, crate::compare::CAUSES_SQL, settings.as_str()];
-    let joined: String = texts.iter().map(|text| format!("{}\n{text}", text.len())).collect();
-    Ok(Sha256Hex::of(joined.as_bytes()))
 }

@@ -8,7 +8,7 @@ use twice_log::fail::FailPoint;
 
 use super::hour_actor::HourWork;
 use crate::error::Result;
-use crate::recompute::rules_sha256;
+use crate::recompute::{Rules, rules_sha256};
 
 /// Verdicts that arrived more hours before the hour than this are not asked (CR-10).
 const VERDICT_HOURS_BEFORE: i64 = 24;
@@ -62,6 +62,9 @@ impl HourWork {
 
     /// Records the inputs; returns those that stand, which are the ones to use.
     pub(super) async fn record(&self, inputs: &RunInputs) -> Result<StoredRunInputs> {
+        // First, or a death in between would leave inputs whose rules nobody kept.
+        Rules::of_build(&inputs.settings)?.put(&self.deps.archive).await?;
+        self.deps.fail_points.pass(FailPoint::RulesPut);
         let stored = self.deps.archive.put_run_inputs(inputs).await?;
         self.deps.fail_points.pass(FailPoint::RunInputsPut);
         Ok(stored)

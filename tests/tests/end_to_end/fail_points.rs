@@ -21,7 +21,8 @@ fn pass(point: FailPoint) -> u32 {
         | FailPoint::LogSegmentRemoved
         | FailPoint::SealBeforePut
         | FailPoint::SealPut => 2,
-        FailPoint::RunInputsPut
+        FailPoint::RulesPut
+        | FailPoint::RunInputsPut
         | FailPoint::AggregateFilesPut
         | FailPoint::AggregatesPut
         | FailPoint::RunBeforeCommit
