@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use twice_log::archive::CountingSettings;
+use twice_log::archive::{BillingStatus, CountingSettings};
 
 use crate::error::{Error, Result};
 use crate::recompute::ResourceLimits;
@@ -28,6 +28,25 @@ pub struct ReconcilerConfig {
     /// restatements of imports, and a later bill. Default 600_000.
     #[arg(long, default_value_t = ReconcilerConfig::default().backfill_quiet_ms)]
     pub backfill_quiet_ms: u64,
+    /// Horizon of duplicates of the nightly close, in hours. Longer finds duplicates further apart and reads more files;
+    /// what lies beyond it bills twice. At least `horizon_hours`, at most 168, default 24.
+    #[arg(long, default_value_t = ReconcilerConfig::default().nightly_horizon_hours)]
+    pub nightly_horizon_hours: u32,
+    /// Whether days are closed and later events swept by the clock; without it only requests do. Default true.
+    #[arg(long = "nightly-close", id = "nightly_close", action = ArgAction::Set, default_value_t = true)]
+    pub nightly_close: bool,
+    /// Wait after a day's end before its hours become final; an hour billed only after that waits as long from its first
+    /// bill. Longer lets more verdicts in, and makes fewer restatements and a later invoice. Default 21_600_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().verdict_maturity_ms)]
+    pub verdict_maturity_ms: u64,
+    /// How far before its arrival the click of a verdict that names no hour is looked for. Longer finds clicks of slower
+    /// fraud models and reads more files each night. 3_600_000 to 8_640_000_000, default 604_800_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().verdict_lookback_ms)]
+    pub verdict_lookback_ms: u64,
+    /// Time between sweeps for later clicks, verdicts and rates of final hours; they begin `verdict_maturity_ms` after
+    /// midnight. Shorter restates sooner and more often. 60_000 to 604_800_000, default 86_400_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().sweep_interval_ms)]
+    pub sweep_interval_ms: u64,
     /// How long a partition may take to seal before it is recorded as unsealed for ever. Longer waits out longer
     /// restarts of the stream, and delays the bill. Default 900_000.
     #[arg(long, default_value_t = ReconcilerConfig::default().seal_timeout_ms)]
@@ -72,6 +91,11 @@ impl Default for ReconcilerConfig {
             tick_ms: 5_000,
             close_delay_ms: 120_000,
             backfill_quiet_ms: 600_000,
+            nightly_horizon_hours: 24,
+            nightly_close: true,
+            verdict_maturity_ms: 21_600_000,
+            verdict_lookback_ms: 604_800_000,
+            sweep_interval_ms: 86_400_000,
             seal_timeout_ms: 900_000,
             archive_timeout_ms: 900_000,
             archive_poll_ms: 250,
@@ -96,6 +120,14 @@ impl ReconcilerConfig {
         let bounds = [
             ("reconcile_tick_ms", self.tick_ms, 100, 600_000),
             ("archive_poll_ms", self.archive_poll_ms, 10, 60_000),
+            (
+                "nightly_horizon_hours",
+                u64::from(self.nightly_horizon_hours),
+                u64::from(self.counting.horizon_hours),
+                168,
+            ),
+            ("verdict_lookback_ms", self.verdict_lookback_ms, 3_600_000, 8_640_000_000),
+            ("sweep_interval_ms", self.sweep_interval_ms, 60_000, 604_800_000),
             ("reconcile_attempts_max", u64::from(self.attempts_max), 1, u64::from(u32::MAX)),
             ("recompute_memory_bytes_max", self.memory_bytes_max, MEMORY_BYTES_MIN, u64::MAX),
             ("recompute_nice", u64::try_from(self.nice).unwrap_or(u64::MAX), 0, 19),
@@ -105,6 +137,16 @@ impl ReconcilerConfig {
             Some((name, value, low, high)) => Err(Error::Config {
                 reason: format!("{name} is {value}; it must lie within {low} and {high}"),
             }),
+        }
+    }
+
+    /// Returns the counting settings of a run of this status: final hours look further for duplicates (CR-3).
+    pub(crate) fn counting_of(&self, status: BillingStatus) -> CountingSettings {
+        match status {
+            BillingStatus::Reconciled => self.counting,
+            BillingStatus::Final => {
+                CountingSettings { horizon_hours: self.nightly_horizon_hours, ..self.counting }
+            }
         }
     }
 

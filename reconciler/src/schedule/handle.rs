@@ -117,30 +117,47 @@ impl ReconcilerHandle {
     /// # Errors
     /// `NotReconciled` if the hour has no ended run.
     pub async fn explain(&self, hour: Hour, campaign: CampaignId, limit: u32) -> Result<Explanation> {
-        let run = self.deps.archive.latest_run(BillingPath::Lambda, hour).await?;
+        self.deps.explain(&self.config, hour, campaign, limit).await
+    }
+}
+
+impl ReconcilerDeps {
+    /// Lists the copies by which preliminary and billed of `campaign` differ in the newest ended run of `hour`; needs no
+    /// running reconciler.
+    ///
+    /// # Errors
+    /// `NotReconciled` if the hour has no ended run.
+    pub async fn explain(
+        &self,
+        config: &ReconcilerConfig,
+        hour: Hour,
+        campaign: CampaignId,
+        limit: u32,
+    ) -> Result<Explanation> {
+        let run = self.archive.latest_run(BillingPath::Lambda, hour).await?;
         let run = run.filter(|run| run.result.is_some() || run.inputs.inputs.seq > 1);
         let Some(run) = run else { return Err(Error::NotReconciled { hour }) };
         let stored = match &run.result {
             Some(_) => run.inputs,
             None => {
                 let seq = run.inputs.inputs.seq - 1;
-                let inputs = self.deps.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
+                let inputs = self.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
                 inputs.ok_or(Error::NotReconciled { hour })?
             }
         };
         let request = RecomputeRequest {
-            archive: self.deps.archive_location.clone(),
+            archive: self.archive_location.clone(),
             inputs_path: twice_log::archive::layout::run_inputs_path(
                 BillingPath::Lambda,
                 hour,
                 stored.inputs.seq,
             ),
             inputs_sha256: stored.sha256,
-            limits: self.config.limits(),
+            limits: config.limits(),
             task: Task::Explain { campaign, limit },
             aggregates_dir: None,
         };
-        self.deps.recompute.explain(request).await
+        self.recompute.explain(request).await
     }
 }
 

@@ -56,6 +56,6 @@ impl Handler<CloseHour> for HourActor {
 
     fn handle(&mut self, order: CloseHour, _context: &mut Self::Context) -> Self::Result {
         let work = self.work.clone();
-        Box::pin(async move { work.close(order.hour, order.trigger).await })
+        Box::pin(async move { work.close(&order).await })
     }
 }

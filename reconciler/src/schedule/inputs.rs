@@ -14,22 +14,24 @@ use crate::recompute::{Rules, rules_sha256};
 const VERDICT_HOURS_BEFORE: i64 = 24;
 
 impl HourWork {
-    /// Goes through the steps up to complete inputs, and returns them unrecorded.
-    pub(super) async fn gather(&self, hour: Hour, seq: u32) -> Result<RunInputs> {
+    /// Goes through the steps up to complete inputs, and returns them unrecorded; path and number are the caller's.
+    pub(super) async fn gather(&self, hour: Hour, status: BillingStatus) -> Result<RunInputs> {
         let seals = self.seals(hour).await?;
         let ends = self.ends(hour, &seals).await?;
         let cutoffs = self.archived(hour, &ends).await?;
-        self.inputs(hour, seq, seals, cutoffs).await
+        self.inputs(hour, status, seals, cutoffs).await
     }
 
     async fn inputs(
         &self,
         hour: Hour,
-        seq: u32,
+        status: BillingStatus,
         seals: Vec<SealInput>,
         cutoffs: Vec<Cutoff>,
     ) -> Result<RunInputs> {
-        let settings = self.config.counting;
+        let settings = self.config.counting_of(status);
+        // Before the rates are read: one recorded meanwhile counts as later, and the sweep looks at it.
+        let created_at = self.deps.clock.now();
         let horizon = i64::from(settings.horizon_hours);
         // Verdicts may come long after the click: all up to the cutoff can matter.
         let newest = Hour::from_since_epoch(i64::MAX);
@@ -45,8 +47,8 @@ impl HourWork {
         Ok(RunInputs {
             path: BillingPath::Lambda,
             hour,
-            seq,
-            status: BillingStatus::Reconciled,
+            seq: 1,
+            status,
             settings,
             cutoffs,
             seals,
@@ -56,7 +58,7 @@ impl HourWork {
             announced: self.deps.imports.is_announced(hour).await?,
             mode_change: false,
             rules_sha256: rules_sha256(&settings)?,
-            created_at: self.deps.clock.now(),
+            created_at,
         })
     }
 
@@ -73,6 +75,6 @@ impl HourWork {
 
 /// Returns whether a new run with `new` inputs would read exactly what `old` read.
 pub(super) fn reads_the_same(old: &RunInputs, new: &RunInputs) -> bool {
-    let as_old = RunInputs { seq: old.seq, created_at: old.created_at, ..new.clone() };
+    let as_old = RunInputs { path: old.path, seq: old.seq, created_at: old.created_at, ..new.clone() };
     as_old == *old
 }

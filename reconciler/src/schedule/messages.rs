@@ -3,6 +3,7 @@
 use actix::Message;
 use tokio::sync::oneshot;
 use twice_log::Hour;
+use twice_log::archive::BillingStatus;
 
 use super::progress::{HourReport, ProgressSender, ReconcilerStatus, Step};
 use crate::error::Result;
@@ -34,8 +35,21 @@ pub struct GetStatus;
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// Who wants an hour closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// In what hurry an order is; the first goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Somebody waits for this hour.
+    Request,
+    /// The hour has ended and has no bill.
+    Hourly,
+    /// A day that somebody asked for: many hours, behind which the fresh one must not wait.
+    RequestedDay,
+    /// The nightly close, and restatements.
+    Nightly,
+}
+
+/// Who wants an hour closed. The order is that of what they want: a request is content with more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trigger {
     /// The schedule: it is content with the end of a run it finds begun.
     Schedule,
@@ -49,6 +63,8 @@ pub enum Trigger {
 pub struct CloseHour {
     pub hour: Hour,
     pub trigger: Trigger,
+    /// Status wanted, which decides the horizon (CR-3). A final hour stays final whatever is wanted.
+    pub status: BillingStatus,
 }
 
 /// Notice of an HourActor: it begins a step.

@@ -8,6 +8,7 @@
 //! [`HourActor`] at a time, which runs the steps: sealing, cutoff, archiving, recomputing, committing.
 
 mod aggregates;
+mod close;
 mod cutoff;
 mod due;
 mod handle;

@@ -1,11 +1,14 @@
 //! Hours that wait to be closed, one order an hour, and the pauses after failures.
+//!
+//! A night's hours wait behind the hour that has just ended, so that they delay it by one run at most.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::sync::oneshot;
+use twice_log::archive::BillingStatus;
 use twice_log::{Hour, UtcMillis};
 
-use super::messages::Trigger;
+use super::messages::{Trigger, Urgency};
 use super::progress::{HourFailure, HourReport, ProgressEvent, ProgressSender};
 use crate::error::{Error, Result, describe};
 
@@ -22,6 +25,9 @@ pub struct Waiter {
 pub struct Order {
     pub hour: Hour,
     pub trigger: Trigger,
+    /// Status wanted.
+    pub status: BillingStatus,
+    pub urgency: Urgency,
     pub waiters: Vec<Waiter>,
 }
 
@@ -57,31 +63,68 @@ impl Order {
     }
 }
 
-/// The hours that wait: requests first, in their order, then the schedule's.
+/// What is wanted of one hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub hour: Hour,
+    pub trigger: Trigger,
+    pub status: BillingStatus,
+    pub urgency: Urgency,
+}
+
+impl Wanted {
+    /// One hour that somebody asked for.
+    pub fn request(hour: Hour) -> Self {
+        let (trigger, status) = (Trigger::Request, BillingStatus::Reconciled);
+        Self { hour, trigger, status, urgency: Urgency::Request }
+    }
+
+    /// An hour that is due after its end.
+    pub fn hourly(hour: Hour) -> Self {
+        let (trigger, status) = (Trigger::Schedule, BillingStatus::Reconciled);
+        Self { hour, trigger, status, urgency: Urgency::Hourly }
+    }
+
+    /// An hour of a day that closes.
+    pub fn nightly(hour: Hour) -> Self {
+        let (trigger, status) = (Trigger::Schedule, BillingStatus::Final);
+        Self { hour, trigger, status, urgency: Urgency::Nightly }
+    }
+
+    /// A billed hour that later events touch: the offsets present must be in, its status is its own.
+    pub fn restated(hour: Hour) -> Self {
+        let (trigger, status) = (Trigger::Request, BillingStatus::Reconciled);
+        Self { hour, trigger, status, urgency: Urgency::Nightly }
+    }
+}
+
+/// The hours that wait, by urgency, and in the order they came where that is equal.
 #[derive(Default)]
 pub struct Queue(VecDeque<Order>);
 
 impl Queue {
-    /// Adds an order, or joins the one that waits for the same hour.
-    pub fn push(&mut self, hour: Hour, trigger: Trigger, waiter: Option<Waiter>) {
-        let waiting = self.0.iter().position(|order| order.hour == hour);
-        let mut order = match waiting.and_then(|index| self.0.remove(index)) {
-            Some(order) => order,
-            None => Order { hour, trigger, waiters: Vec::new() },
-        };
-        order.waiters.extend(waiter);
-        let is_raised = trigger == Trigger::Request && order.trigger == Trigger::Schedule;
-        if is_raised {
-            order.trigger = Trigger::Request;
-        }
-        let place = match (waiting, order.trigger) {
-            (Some(index), _) if !is_raised => index, // who joins an order does not move it
-            (_, Trigger::Schedule) => self.0.len(),
-            (_, Trigger::Request) => {
-                self.0.iter().take_while(|other| other.trigger == Trigger::Request).count()
+    /// Adds an order, or joins the one that waits for the same hour: one run serves both.
+    pub fn push(&mut self, wanted: Wanted, waiter: Option<Waiter>) {
+        let Wanted { hour, trigger, status, urgency } = wanted;
+        if let Some(index) = self.0.iter().position(|order| order.hour == hour) {
+            let is_raised = urgency < self.0[index].urgency;
+            let order = &mut self.0[index];
+            order.waiters.extend(waiter);
+            order.status = order.status.max(status);
+            order.trigger = order.trigger.max(trigger);
+            order.urgency = order.urgency.min(urgency);
+            // Who joins an order does not move it, unless in a greater hurry.
+            if is_raised && let Some(order) = self.0.remove(index) {
+                self.insert(order);
             }
-        };
-        self.0.insert(place.min(self.0.len()), order);
+        } else {
+            self.insert(Order { hour, trigger, status, urgency, waiters: waiter.into_iter().collect() });
+        }
+    }
+
+    fn insert(&mut self, order: Order) {
+        let place = self.0.iter().take_while(|other| other.urgency <= order.urgency).count();
+        self.0.insert(place, order);
     }
 
     /// Takes the next order.
@@ -149,12 +192,34 @@ mod tests {
     fn requests_go_before_the_schedule_and_an_hour_waits_once() {
         let mut queue = Queue::default();
         for number in 1..=3 {
-            queue.push(hour(number), Trigger::Schedule, None);
+            queue.push(Wanted::hourly(hour(number)), None);
         }
-        queue.push(hour(9), Trigger::Request, None);
-        queue.push(hour(2), Trigger::Request, None);
-        queue.push(hour(9), Trigger::Schedule, None);
+        queue.push(Wanted::request(hour(9)), None);
+        queue.push(Wanted::request(hour(2)), None);
+        queue.push(Wanted::hourly(hour(9)), None);
         assert_eq!(queue.hours(), [hour(9), hour(2), hour(1), hour(3)]);
+    }
+
+    #[test]
+    fn the_fresh_hour_goes_before_a_night_and_one_run_serves_both_wishes() {
+        let mut queue = Queue::default();
+        for number in 1..=3 {
+            queue.push(Wanted::nightly(hour(number)), None);
+        }
+        queue.push(Wanted::hourly(hour(30)), None);
+        queue.push(Wanted::hourly(hour(2)), None);
+        queue.push(Wanted::restated(hour(3)), None);
+        assert_eq!(queue.hours(), [hour(30), hour(2), hour(1), hour(3)]);
+        let orders: Vec<_> =
+            std::iter::from_fn(|| queue.pop()).map(|order| (order.status, order.trigger)).collect();
+        use BillingStatus::{Final, Reconciled};
+        let expected = [
+            (Reconciled, Trigger::Schedule),
+            (Final, Trigger::Schedule),
+            (Final, Trigger::Schedule),
+            (Final, Trigger::Request),
+        ];
+        assert_eq!(orders, expected);
     }
 
     #[test]

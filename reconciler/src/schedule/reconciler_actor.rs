@@ -15,7 +15,7 @@ use super::handle::ReconcilerDeps;
 use super::hour_actor::HourActor;
 use super::messages::{CloseHour, GetStatus, ReconcileDue, ReconcileHour, StepBegun, Stop, Trigger};
 use super::progress::{HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step};
-use super::queue::{Failures, Order, Queue, Waiter};
+use super::queue::{Failures, Order, Queue, Waiter, Wanted};
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result, describe};
 use crate::metrics;
@@ -109,7 +109,7 @@ impl ReconcilerActor {
         let running = self.running.as_ref().map(|running| running.order.hour);
         for hour in hours.iter().filter(|hour| Some(**hour) != running && self.failures.may_try(**hour, now))
         {
-            self.queue.push(*hour, Trigger::Schedule, None);
+            self.queue.push(Wanted::hourly(*hour), None);
         }
         ::metrics::gauge!(metrics::HOURS_WAITING).set(self.queue.hours().len() as f64);
     }
@@ -119,7 +119,7 @@ impl ReconcilerActor {
             return;
         }
         let Some(order) = self.queue.pop() else { return };
-        let close = CloseHour { hour: order.hour, trigger: order.trigger };
+        let close = CloseHour { hour: order.hour, trigger: order.trigger, status: order.status };
         self.running = Some(Running { order, step: None });
         let steps = context.address().recipient();
         let hour_actor =
@@ -225,7 +225,7 @@ impl Handler<ReconcileHour> for ReconcilerActor {
 
     fn handle(&mut self, request: ReconcileHour, context: &mut Self::Context) {
         let waiter = Waiter { progress: request.progress, reply: request.reply };
-        self.queue.push(request.hour, Trigger::Request, Some(waiter));
+        self.queue.push(Wanted::request(request.hour), Some(waiter));
         self.start_next(context);
     }
 }
@@ -262,7 +262,7 @@ impl ReconcilerActor {
             match &mut self.running {
                 // A run under way is watched, not repeated.
                 Some(running) if running.order.hour == *hour => running.order.waiters.push(waiter),
-                _ => self.queue.push(*hour, Trigger::Schedule, Some(waiter)),
+                _ => self.queue.push(Wanted::hourly(*hour), Some(waiter)),
             }
             answer
         };

@@ -3,14 +3,11 @@
 //! Guarantee: a run killed anywhere is run again with exactly its recorded inputs; one whose commit exists is not
 //! computed again, its result is put first; half a bill is never visible.
 
-use twice_log::Hour;
 use twice_log::archive::{BillingPath, ResultRow, RunInputs, RunOutcome, RunResult, StoredRunInputs, layout};
 use twice_log::fail::FailPoint;
 use twice_store::{BillingRow, CommittedRun, Divergence, NewBillingRow, RunCommit};
 
 use super::hour_actor::HourWork;
-use super::inputs::reads_the_same;
-use super::messages::Trigger;
 use super::progress::{HourReport, Step};
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -20,36 +17,8 @@ use crate::recompute::{RecomputeRequest, Recomputed, SpillFolder, Task, rules_sh
 const PAGE: u32 = 1000;
 
 impl HourWork {
-    /// Closes the hour: ends a run that a crash left open, then makes a new one if that is wanted.
-    pub(super) async fn close(&self, hour: Hour, trigger: Trigger) -> Result<HourReport> {
-        if self.deps.clock.now() < hour.end() {
-            return Err(Error::HourNotOver { hour });
-        }
-        let latest = self.deps.archive.latest_run(BillingPath::Lambda, hour).await?;
-        let mut seq = 1;
-        if let Some(run) = latest {
-            seq = run.inputs.inputs.seq + 1;
-            if run.result.is_none() {
-                let report = self.resume(&run.inputs).await?;
-                match (report, trigger) {
-                    (Some(report), Trigger::Schedule) => return Ok(report),
-                    (Some(report), Trigger::Request) => {
-                        let inputs = self.gather(hour, seq).await?;
-                        if reads_the_same(&run.inputs.inputs, &inputs) {
-                            return Ok(report);
-                        }
-                        return self.run(&self.record(&inputs).await?).await;
-                    }
-                    (None, _) => {} // abandoned: new inputs
-                }
-            }
-        }
-        let inputs = self.gather(hour, seq).await?;
-        self.run(&self.record(&inputs).await?).await
-    }
-
     /// Ends a run begun before; `None` if it cannot be, and was recorded as abandoned.
-    async fn resume(&self, stored: &StoredRunInputs) -> Result<Option<HourReport>> {
+    pub(super) async fn resume(&self, stored: &StoredRunInputs) -> Result<Option<HourReport>> {
         let inputs = &stored.inputs;
         let run_id = run_id(inputs);
         tracing::info!(run = %run_id, "going on with a run that has no result");
@@ -68,21 +37,12 @@ impl HourWork {
         Ok(Some(self.run(stored).await?))
     }
 
-    /// Computes and commits one run.
-    async fn run(&self, stored: &StoredRunInputs) -> Result<HourReport> {
+    /// Counts and commits one run.
+    pub(super) async fn run(&self, stored: &StoredRunInputs) -> Result<HourReport> {
         let inputs = &stored.inputs;
         let started_at = self.deps.clock.now();
         self.begin(inputs.hour, Step::Recomputing);
-        // Gone with what is in it when this attempt ends, however it ends.
-        let folder = self.spill_folder().await?;
-        let request =
-            RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
-        let recomputed = self.deps.recompute.recompute(request).await?;
-        measure(&recomputed);
-        if let Some(made) = &recomputed.aggregates {
-            self.put_aggregates(inputs, made).await?;
-        }
-        drop(tokio::task::spawn_blocking(move || drop(folder))); // off the arbiter, and nothing waits for it
+        let recomputed = self.counted(stored).await?;
         self.deps.fail_points.pass(FailPoint::RunBeforeCommit);
         self.begin(inputs.hour, Step::Committing);
         let rows = recomputed.rows.iter().cloned();
@@ -104,6 +64,31 @@ impl HourWork {
         self.put_result(stored, &committed).await?;
         let billed = recomputed.rows.iter().map(|row| row.billable).sum();
         Ok(report(inputs, &committed, (recomputed.rows.len() as u64, billed), &recomputed.divergence))
+    }
+
+    /// Counts the run by its path: what follows is the same for all of them.
+    async fn counted(&self, stored: &StoredRunInputs) -> Result<Recomputed> {
+        match stored.inputs.path {
+            BillingPath::Lambda => self.recomputed(stored).await,
+            BillingPath::Kappa => {
+                Err(Error::Config { reason: "this build does not bill by replay".to_owned() })
+            }
+        }
+    }
+
+    /// Counts by SQL in the child process, and puts what it made beside the rows into the archive.
+    async fn recomputed(&self, stored: &StoredRunInputs) -> Result<Recomputed> {
+        // Gone with what is in it when this attempt ends, however it ends.
+        let folder = self.spill_folder().await?;
+        let request =
+            RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
+        let recomputed = self.deps.recompute.recompute(request).await?;
+        measure(&recomputed);
+        if let Some(made) = &recomputed.aggregates {
+            self.put_aggregates(&stored.inputs, made).await?;
+        }
+        drop(tokio::task::spawn_blocking(move || drop(folder))); // off the arbiter, and nothing waits for it
+        Ok(recomputed)
     }
 
     async fn spill_folder(&self) -> Result<SpillFolder> {
@@ -169,7 +154,7 @@ fn result_row(row: &BillingRow) -> ResultRow {
         campaign_id: row.counts.campaign_id.clone(),
         version: row.version,
         status: row.status,
-        reason: row.reason.clone(),
+        reason: row.reason.to_string(),
         digest: row.digest.clone(),
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout_at};
-use twice_log::archive::{BillingPath, SealInput, SealReference};
+use twice_log::archive::{SealInput, SealReference};
 use twice_log::{Generation, Hour, LogOffset, PartitionId, Topic};
 
+use super::close::PATHS;
 use super::hour_actor::HourWork;
 use super::progress::Step;
 use crate::error::Result;
@@ -26,8 +27,10 @@ const ARCHIVE_GRACE: Duration = Duration::from_secs(60);
 impl HourWork {
     /// Returns the hour's seals: those its first run recorded, else new ones.
     pub(super) async fn seals(&self, hour: Hour) -> Result<Vec<SealInput>> {
-        if let Some(first) = self.deps.archive.run_inputs(BillingPath::Lambda, hour, 1).await? {
-            return Ok(first.inputs.seals);
+        for path in PATHS {
+            if let Some(first) = self.deps.archive.run_inputs(path, hour, 1).await? {
+                return Ok(first.inputs.seals);
+            }
         }
         self.begin(hour, Step::Sealing);
         let generation = self.deps.log.generation();
