@@ -54,6 +54,34 @@ pub async fn open(
     Ok(opened)
 }
 
+/// Opens the archive of an existing data folder for reading, where its note says; `config` says how to reach a bucket.
+///
+/// # Errors
+/// If the folder has no archive, or it cannot be used.
+pub fn open_for_reading(config: &S3Config, data_dir: &Path) -> Result<(Archive, ArchiveLocation)> {
+    let location = match settings_of(config, data_dir)? {
+        Some(config) => ArchiveLocation::S3 { config: Box::new(config) },
+        None => ArchiveLocation::Local { root: data_dir.join(LOCAL_FOLDER) },
+    };
+    Ok((location.open()?, location))
+}
+
+/// Returns the settings with the bucket that the folder's note names; `None` where the archive is a folder.
+///
+/// # Errors
+/// If the folder never had an archive, or its note does not read.
+pub fn settings_of(config: &S3Config, data_dir: &Path) -> Result<Option<S3Config>> {
+    let Some(noted) = noted(data_dir)? else {
+        bail!("{} is no data folder of a node: it names no archive", data_dir.display());
+    };
+    if noted == LOCAL_NAME {
+        return Ok(None);
+    }
+    let place = noted.parse().map_err(|error| anyhow::anyhow!("{noted}: {error}"));
+    let archive = place.with_context(|| format!("cannot read {}", NOTE.path(data_dir).display()))?;
+    Ok(Some(S3Config { archive: Some(archive), ..config.clone() }))
+}
+
 /// Returns where the archive of this data folder is; `None` for a new one.
 fn noted(data_dir: &Path) -> Result<Option<String>> {
     // Folders of before there were notes.

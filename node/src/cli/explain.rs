@@ -3,11 +3,14 @@
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Deserialize;
+use twice_api::ports::ExplainQuery;
 use twice_log::{CampaignId, Hour};
 
 use super::campaigns::path_segment;
 use super::client::Server;
+use super::offline::{Access, DataDir, Offline};
 use super::{Agreement, Outcome};
+use crate::ports::explanation_of;
 
 /// Explains why the preliminary number of an hour and its bill differ, click by click.
 #[derive(Debug, Clone, Args)]
@@ -23,6 +26,8 @@ pub struct Explain {
     limit: u32,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    place: DataDir,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,18 +58,34 @@ struct CauseCopy {
 
 /// Runs the command.
 pub async fn run(arguments: Explain) -> Result<Outcome> {
+    let explanation = match arguments.place.open(Access::Read).await? {
+        Some(offline) => explain_offline(&offline, &arguments).await?,
+        None => explain_on_server(&arguments).await?,
+    };
+    print(&explanation);
+    let agreed = explanation.unexplained.unwrap_or(0) == 0;
+    Ok(Outcome::Done(if agreed { Agreement::Agreed } else { Agreement::Differs }))
+}
+
+async fn explain_offline(offline: &Offline, arguments: &Explain) -> Result<Explanation> {
+    let (hour, campaign, limit) = (arguments.hour, arguments.campaign.clone(), arguments.limit);
+    let deps = offline.reconciler_deps()?;
+    let explained = deps.explain(&offline.config, hour, campaign.clone(), limit).await?;
+    let answer = explanation_of(ExplainQuery { hour, campaign, limit }, explained)?;
+    // The same shape as a node's answer.
+    serde_json::from_value(serde_json::to_value(answer)?).context("the explanation is not as documented")
+}
+
+async fn explain_on_server(arguments: &Explain) -> Result<Explanation> {
     let client = arguments.server.client()?;
     let campaign = path_segment(arguments.campaign.as_str());
     let path = format!("/v1/explain?hour={}&campaign={campaign}&limit={}", arguments.hour, arguments.limit);
-    let explanation: Explanation = client.get(&path).await?.with_context(|| {
+    client.get(&path).await?.with_context(|| {
         let (hour, campaign) = (arguments.hour, &arguments.campaign);
         format!(
             "campaign {campaign} has no bill for {hour}; close the hour first: twice reconcile --hour {hour}"
         )
-    })?;
-    print(&explanation);
-    let agreed = explanation.unexplained.unwrap_or(0) == 0;
-    Ok(Outcome::Done(if agreed { Agreement::Agreed } else { Agreement::Differs }))
+    })
 }
 
 fn print(explanation: &Explanation) {

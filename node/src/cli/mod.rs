@@ -5,6 +5,7 @@ mod client;
 mod explain;
 mod import;
 mod log_cat;
+pub mod offline;
 mod reconcile;
 mod up;
 
@@ -66,8 +67,9 @@ pub enum Outcome {
 /// # Errors
 /// Whatever kept the command from running: exit status 2.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
-    let command =
-        Cli::command().mut_subcommand("log", |log| log.mut_subcommand("cat", log_cat::with_variables));
+    let command = Cli::command()
+        .mut_subcommands(offline::with_variables)
+        .mut_subcommand("log", |log| log.mut_subcommand("cat", log_cat::with_variables));
     let matches = settings::parse(command, "up", &arguments)?;
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
@@ -85,7 +87,8 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
 }
 
 fn block_on(command: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    // With actors, for commands that do offline what a node does with them.
+    actix_web::rt::System::new().block_on(command)
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use clap::Args;
 use reqwest::Method;
 use serde::Deserialize;
 use twice_log::Hour;
+use twice_log::archive::{BillingPath, BillingStatus};
+use twice_reconciler::{Reconciler, ReconcilerConfig};
 
 use super::client::{Server, json_lines};
+use super::offline::{Access, DataDir, Offline};
 use super::{Agreement, Outcome};
 
 /// Closes an hour, or every hour that is due, and writes its authoritative billing rows.
@@ -22,6 +25,8 @@ pub struct Reconcile {
     no_wait: bool,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    place: DataDir,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -59,6 +64,10 @@ enum Event {
 
 /// Runs the command.
 pub async fn run(arguments: Reconcile) -> Result<Outcome> {
+    if let Some(offline) = arguments.place.open(Access::Write).await? {
+        let hour = arguments.which.hour.context("with --data-dir, name an hour: --hour 2025-01-15T12")?;
+        return rerun_offline(&offline, hour).await;
+    }
     let client = arguments.server.client()?;
     let body = match arguments.which.hour {
         Some(hour) => serde_json::json!({ "hour": hour }),
@@ -78,6 +87,38 @@ pub async fn run(arguments: Reconcile) -> Result<Outcome> {
         Ok(())
     })
     .await?;
+    summary.finish()
+}
+
+/// Runs an hour again on the folder of a stopped node, by the settings of its run before.
+async fn rerun_offline(offline: &Offline, hour: Hour) -> Result<Outcome> {
+    let deps = offline.reconciler_deps()?;
+    let before = deps.archive.latest_run(BillingPath::Lambda, hour).await?;
+    let before = before.with_context(|| {
+        format!(
+            "{hour} was never closed, and only a running node can seal it: start the node and close it there"
+        )
+    })?;
+    let counting = before.inputs.inputs.settings;
+    let nightly_horizon_hours = match before.inputs.inputs.status {
+        BillingStatus::Final => counting.horizon_hours,
+        BillingStatus::Reconciled => {
+            ReconcilerConfig::default().nightly_horizon_hours.max(counting.horizon_hours)
+        }
+    };
+    let config = ReconcilerConfig { counting, nightly_horizon_hours, ..offline.closing_config() };
+    let reconciler = Reconciler::start(config, deps)?;
+    let report = reconciler.reconcile(hour, None).await;
+    reconciler.stop().await;
+    let report = report?;
+    let mut summary = Summary::default();
+    summary.take(Event::Done {
+        hour,
+        outcome: format!("{:?}", report.outcome).to_lowercase(),
+        run_id: report.run_id,
+        rows: report.rows_written,
+        unexplained: report.unexplained,
+    });
     summary.finish()
 }
 

@@ -124,7 +124,11 @@ impl api::ExplainControl for Explains {
     }
 }
 
-fn explanation_of(
+/// Returns an explanation as the API shows it.
+///
+/// # Errors
+/// `NotFound` where the campaign has no click in the hour.
+pub fn explanation_of(
     query: api::ExplainQuery,
     explained: twice_reconciler::compare::Explanation,
 ) -> Result<api::Explanation, api::PortError> {

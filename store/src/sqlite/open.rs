@@ -47,6 +47,46 @@ impl SqliteStore {
         Self::open_with(path, options, clock).await
     }
 
+    /// Opens the file for reading alone, also beside the process that writes it. Nothing in the folder is changed but
+    /// SQLite's own `-shm` and `-wal` files, and not even those where the folder cannot be written to.
+    ///
+    /// Writes are refused, and `as_of` reads at moments not yet settled with them.
+    ///
+    /// # Errors
+    /// `Open` if the file is not there, cannot be read, or has the schema of another build.
+    pub async fn open_read_only(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        let opened = match SqliteConnection::connect_with(&options).await {
+            Ok(mut connection) => schema_version(&mut connection).await.map(|version| (connection, version)),
+            Err(error) => Err(error),
+        };
+        // SQLite reads a WAL file of a folder it cannot write to only if told that nobody else writes it either.
+        let (options, (writer, version)) = match opened {
+            Ok(opened) => (options, opened),
+            Err(_) => {
+                let options = options.immutable(true);
+                let refuse = |error: sqlx::Error| refused(path, error);
+                let mut connection = SqliteConnection::connect_with(&options).await.map_err(refuse)?;
+                let version = schema_version(&mut connection).await.map_err(refuse)?;
+                (options, (connection, version))
+            }
+        };
+        let known = migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
+        if version != known {
+            let advice = format!(
+                "its schema is version {version} and this build reads version {known}; start a node of this build on it \
+                 once, or use the build that wrote it"
+            );
+            return Err(Error::Open { path: path.to_owned(), advice, source: None });
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .connect_with(options)
+            .await
+            .map_err(|error| refused(path, error))?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock })
+    }
+
     pub(super) async fn open_with(
         path: &Path,
         options: SqliteConnectOptions,
@@ -69,6 +109,11 @@ impl SqliteStore {
     pub async fn close(&self) {
         self.readers.close().await;
     }
+}
+
+/// Returns the newest migration that was applied.
+async fn schema_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection).await
 }
 
 /// Returns the migrations. Listed here rather than by sqlx's macro, which would compile a second copy of sqlx for the
