@@ -18,14 +18,15 @@ pub mod windows;
 
 pub use aggregates::{AggregateCounts, AggregateReader, AggregateRow, ArchiveAggregates};
 pub use billing::{
-    BillingCounts, BillingQuery, BillingRow, BillingStore, CommittedRun, Divergence, DivergenceRow,
-    NewBillingRow, Page, Reconciliation, RunCommit, StreamState, UtcMicros, row_digest,
+    BillingCounts, BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery,
+    CountsDelta, Divergence, DivergenceRow, NewBillingRow, Page, Reason, Reconciliation, RestoredRun,
+    RunCommit, StreamState, UtcMicros, VersionLink, row_digest,
 };
 pub use campaigns::{Campaign, CampaignStore, PutCampaign};
 pub use cost::{Cost, CostMeter};
 pub use error::{Error, ErrorKind, Result};
 pub use imports::{Import, ImportStore};
-pub use modes::{ModeSetting, ModeStore};
+pub use modes::{HourMode, ModeSetting, ModeStore};
 pub use replay::{Replay, ReplayProgress, ReplayProgressSender, Replayed, ReplayedHour};
 pub use sketch::UserSketch;
 pub use sqlite::SqliteStore;

@@ -66,7 +66,8 @@ pub(crate) struct BillingRowJson {
     digest: Sha256Hex,
     run_id: String,
     /// Why this version exists.
-    reason: String,
+    #[schema(example = "late_clicks")]
+    reason: &'static str,
     /// When the version was committed, to the microsecond: what `as_of` compares with.
     #[schema(format = "date-time")]
     reconciled_at: String,
@@ -91,7 +92,7 @@ impl From<BillingRow> for BillingRowJson {
             currency: row.counts.currency,
             digest: row.digest,
             run_id: row.run_id,
-            reason: row.reason,
+            reason: row.reason.name(),
             reconciled_at: row.committed_at.to_string(),
         }
     }
@@ -209,7 +210,7 @@ fn write_csv(rows: &[BillingRowJson]) -> Result<Vec<u8>, csv::Error> {
             row.currency.as_ref().map(Currency::to_string).unwrap_or_default(),
             row.digest.to_string(),
             row.run_id.clone(),
-            inert(&row.reason),
+            row.reason.to_owned(),
             row.reconciled_at.clone(),
         ])?;
     }
@@ -247,7 +248,7 @@ mod tests {
             currency: None,
             digest: Sha256Hex("ab".to_owned()),
             run_id: "lambda/2025-01-15T12/000001".to_owned(),
-            reason: "first".to_owned(),
+            reason: "first",
             reconciled_at: "2025-01-15T13:00:00.000000Z".to_owned(),
         };
         let csv = String::from_utf8(write_csv(&[row]).expect("writes")).expect("UTF-8");

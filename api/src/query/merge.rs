@@ -158,7 +158,7 @@ mod tests {
     use twice_log::archive::{BillingPath, BillingStatus};
     use twice_log::event::Sha256Hex;
     use twice_log::{CampaignId, UserId};
-    use twice_store::{AggregateCounts, AggregateRow, BillingRow, UtcMicros};
+    use twice_store::{AggregateCounts, AggregateRow, BillingRow, Reason, UtcMicros};
 
     use super::*;
 
@@ -195,7 +195,7 @@ mod tests {
             },
             digest: Sha256Hex(String::new()),
             run_id: "lambda/x/000001".to_owned(),
-            reason: "first".to_owned(),
+            reason: Reason::First,
             committed_at: UtcMicros(0),
         }
     }

@@ -21,8 +21,8 @@ use twice_reconciler::recompute::{
 };
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{
-    BillingQuery, BillingRow, BillingStore, CommittedRun, DivergenceRow, Page, Reconciliation, RunCommit,
-    SqliteStore, UtcMicros,
+    BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery, DivergenceRow, Page,
+    Reconciliation, RestoredRun, RunCommit, SqliteStore, UtcMicros,
 };
 
 use super::model;
@@ -176,6 +176,14 @@ impl BillingStore for HangingBilling {
 
     async fn billing(&self, query: &BillingQuery) -> twice_store::Result<Page<BillingRow>> {
         self.inner.billing(query).await
+    }
+
+    async fn corrections(&self, query: &CorrectionsQuery) -> twice_store::Result<Page<Correction>> {
+        self.inner.corrections(query).await
+    }
+
+    async fn restore_run(&self, run: RestoredRun) -> twice_store::Result<()> {
+        self.inner.restore_run(run).await
     }
 
     async fn divergence(

@@ -6,7 +6,7 @@ use twice_log::archive::{BillingStatus, RunOutcome};
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Currency, Hour};
 
-use super::{BillingCounts, NewBillingRow, REASON_CLOSE, REASON_FIRST, REASON_RERUN, RunCommit, row_digest};
+use super::{BillingCounts, NewBillingRow, Reason, RunCommit, row_digest};
 use crate::error::{Error, Result};
 
 /// The newest version of one row.
@@ -15,7 +15,7 @@ pub(crate) struct Newest {
     pub version: u32,
     pub status: BillingStatus,
     pub digest: Sha256Hex,
-    pub currency: Option<Currency>,
+    pub counts: BillingCounts,
 }
 
 /// What is stored of the hour and path of a commit.
@@ -24,13 +24,48 @@ pub(crate) struct HourFacts {
     /// Highest status of the runs committed so far; `None` before the first one.
     pub status: Option<BillingStatus>,
     pub newest: HashMap<CampaignId, Newest>,
+    /// The bill that a change of mode replaces; `None` unless the commit changes the mode and the other path billed.
+    pub replaced: Option<ReplacedBill>,
+}
+
+/// The bill of the hour by the path in force before a change of mode.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplacedBill {
+    pub status: BillingStatus,
+    pub currencies: HashMap<CampaignId, Option<Currency>>,
+}
+
+impl HourFacts {
+    /// Returns the newest version of each campaign.
+    pub fn versions(&self) -> HashMap<CampaignId, u32> {
+        self.newest.iter().map(|(campaign_id, newest)| (campaign_id.clone(), newest.version)).collect()
+    }
+
+    /// Returns every campaign billed before that a commit must have a row of, in any order.
+    fn campaigns(&self) -> HashSet<&CampaignId> {
+        let replaced = self.replaced.iter().flat_map(|replaced| replaced.currencies.keys());
+        self.newest.keys().chain(replaced).collect()
+    }
+
+    /// Returns the currency a campaign was billed in, if it was billed in one.
+    pub fn currency(&self, campaign_id: &CampaignId) -> Option<Currency> {
+        let newest = self.newest.get(campaign_id).and_then(|newest| newest.counts.currency);
+        newest.or_else(|| self.replaced.as_ref()?.currencies.get(campaign_id).copied().flatten())
+    }
+
+    /// Returns the status of a commit: it never goes down (CR-9), for a campaign that is new in a final hour neither,
+    /// nor where another path takes over a final bill.
+    pub fn status_at_least(&self, status: BillingStatus) -> BillingStatus {
+        let replaced = self.replaced.as_ref().map(|replaced| replaced.status);
+        [self.status, replaced].into_iter().flatten().fold(status, BillingStatus::max)
+    }
 }
 
 /// A version to write.
 #[derive(Debug, Clone)]
 pub(crate) struct PlannedRow {
     pub version: u32,
-    pub reason: &'static str,
+    pub reason: Reason,
     pub row: NewBillingRow,
 }
 
@@ -99,42 +134,49 @@ fn invalid(run_id: &str, reason: String) -> Error {
     Error::Invalid { what: format!("run {run_id}"), reason }
 }
 
-/// Decides which versions a checked commit writes.
+/// Decides which versions a checked commit writes, and why.
 pub(crate) fn decide(commit: &RunCommit, facts: &HourFacts) -> Plan {
-    // Status never goes down (CR-9), for a campaign that is new in a final hour neither.
-    let status = facts.status.map_or(commit.status, |stored| stored.max(commit.status));
+    let status = facts.status_at_least(commit.status);
     let mut rows: Vec<PlannedRow> = Vec::new();
     let present: HashSet<&CampaignId> = commit.rows.iter().map(|row| &row.counts.campaign_id).collect();
     for row in &commit.rows {
-        rows.extend(plan_row(row.clone(), status, facts));
+        rows.extend(plan_row(row.clone(), status, commit.mode_change, facts));
     }
-    for (campaign_id, newest) in &facts.newest {
-        if !present.contains(campaign_id) {
-            let zeros = BillingCounts::zero(campaign_id.clone(), newest.currency);
-            rows.extend(plan_row(NewBillingRow::new(commit.hour, zeros), status, facts));
-        }
+    for campaign_id in facts.campaigns().difference(&present) {
+        let zeros = BillingCounts::zero((*campaign_id).clone(), facts.currency(campaign_id));
+        rows.extend(plan_row(NewBillingRow::new(commit.hour, zeros), status, commit.mode_change, facts));
     }
     rows.sort_by(|left, right| left.row.counts.campaign_id.cmp(&right.row.counts.campaign_id));
-    // An hour's first run commits the hour even where no campaign had a click.
-    let changes = !rows.is_empty() || facts.status.is_none();
+    // An hour's first run commits the hour even where no campaign had a click, and a change of mode the mode.
+    let changes = !rows.is_empty() || facts.status.is_none() || commit.mode_change;
     let outcome = if changes { RunOutcome::Committed } else { RunOutcome::Identical };
-    let mut versions: HashMap<CampaignId, u32> =
-        facts.newest.iter().map(|(campaign_id, newest)| (campaign_id.clone(), newest.version)).collect();
+    let mut versions = facts.versions();
     versions.extend(rows.iter().map(|planned| (planned.row.counts.campaign_id.clone(), planned.version)));
     Plan { outcome, status, rows, versions }
 }
 
-fn plan_row(row: NewBillingRow, status: BillingStatus, facts: &HourFacts) -> Option<PlannedRow> {
+fn plan_row(
+    row: NewBillingRow,
+    status: BillingStatus,
+    mode_change: bool,
+    facts: &HourFacts,
+) -> Option<PlannedRow> {
     let newest = facts.newest.get(&row.counts.campaign_id);
-    let (version, rises) = match newest {
-        Some(newest) if newest.digest == row.digest && newest.status == status => return None,
-        Some(newest) => (newest.version + 1, newest.status < status),
-        None => (1, facts.status.is_some_and(|stored| stored < status)),
+    let version = newest.map_or(1, |newest| newest.version + 1);
+    if mode_change {
+        return Some(PlannedRow { version, reason: Reason::ModeChange, row });
+    }
+    let Some(stored) = facts.status else {
+        return Some(PlannedRow { version, reason: Reason::First, row });
     };
-    let reason = match facts.status {
-        None => REASON_FIRST,
-        Some(_) if rises => REASON_CLOSE,
-        Some(_) => REASON_RERUN,
+    let reason = match newest {
+        Some(newest) if newest.digest == row.digest && newest.status == status => return None,
+        Some(newest) => Reason::of_change(&newest.counts, &row.counts, newest.status < status),
+        // Its currency is no change: zeros have none.
+        None => {
+            let zeros = BillingCounts::zero(row.counts.campaign_id.clone(), row.counts.currency);
+            Reason::of_change(&zeros, &row.counts, stored < status)
+        }
     };
     Some(PlannedRow { version, reason, row })
 }

@@ -2,10 +2,14 @@
 //!
 //! Guarantee: a published version never changes, and an `as_of` read gives the same answer for ever (G-4, G-6).
 //! Words: *run* = one computation of one hour by one path; *version* = one state of one row, counted from 1; *mode* =
-//! the path whose rows are the bill of an hour; *restatement* = a version of a row the hour's first run did not write.
+//! the path whose rows are the bill of an hour; *restatement* = a version of a row the hour's first run did not write;
+//! *correction* = a restatement of the bill in force, as finance reads it.
 
+mod corrections;
 pub(crate) mod decide;
 mod digest;
+mod reason;
+mod restored;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,14 +23,10 @@ use twice_log::{CampaignId, Currency, Hour, UtcMillis};
 
 use crate::error::Result;
 
+pub use corrections::{Correction, CorrectionsQuery, CountsDelta, VersionLink};
 pub use digest::{canonical_row, row_digest};
-
-/// Why a version exists: the hour's first run of the path wrote it.
-pub const REASON_FIRST: &str = "first";
-/// Why a version exists: a later run of the hour counted something else.
-pub const REASON_RERUN: &str = "rerun";
-/// Why a version exists: its status rose, with or without a change of counts (the nightly close, CR-9).
-pub const REASON_CLOSE: &str = "close";
+pub use reason::{Reason, UnknownReason};
+pub use restored::RestoredRun;
 
 /// A moment in UTC, in microseconds since 1970: `committed_at` must tell any two commits apart (G-6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -132,8 +132,8 @@ pub struct BillingRow {
     pub counts: BillingCounts,
     pub digest: Sha256Hex,
     pub run_id: String,
-    /// Why this version exists: [`REASON_FIRST`], [`REASON_RERUN`], [`REASON_CLOSE`], and those of restatements.
-    pub reason: String,
+    /// Why this version exists.
+    pub reason: Reason,
     pub committed_at: UtcMicros,
 }
 
@@ -264,6 +264,8 @@ pub trait BillingStore: Send + Sync + 'static {
     /// (campaign, hour, path); status never goes down (CR-9). A campaign billed before that the run has no row for
     /// gets a version of zeros. If nothing differs the outcome is `identical` and only the run itself is recorded;
     /// the first run of an hour and path is `committed` even without a row, as it makes the hour billed.
+    /// A run that changes the mode writes a version of every row, also of campaigns that only the path in force before
+    /// has billed, is `committed`, and makes its path the bill of the hour in the same transaction.
     /// Committing the same run id again changes nothing and returns what the first commit did.
     ///
     /// # Errors
@@ -279,6 +281,26 @@ pub trait BillingStore: Send + Sync + 'static {
     /// # Errors
     /// `Cursor` for a cursor of another list; `AsOfInFuture`.
     async fn billing(&self, query: &BillingQuery) -> Result<Page<BillingRow>>;
+
+    /// Returns the versions that changed the bill in force, ordered by (moment of commit, campaign).
+    ///
+    /// An hour's first bill is none of them. A campaign that is new in an hour billed before is one, against zeros. A
+    /// change of mode is compared with the newest version of the path in force just before it.
+    ///
+    /// # Errors
+    /// As for [`BillingStore::billing`].
+    async fn corrections(&self, query: &CorrectionsQuery) -> Result<Page<Correction>>;
+
+    /// Writes a run as its archived result tells it; nothing of it is decided anew (rebuilding from the archive).
+    ///
+    /// Committed runs come in order of their `committed_at`, and the clock of commits follows them; identical ones come
+    /// after all committed ones, in any order: the moment they were recorded at is in no archive, so `started_at`
+    /// stands for it. Restoring a run that is there with the same content changes nothing.
+    ///
+    /// # Errors
+    /// `Invalid` as for [`BillingStore::commit_run`]; `Conflict` if the run is there with something else, comes out of
+    /// order, or a row is not what was counted or does not follow the newest stored version. Nothing is stored then.
+    async fn restore_run(&self, run: RestoredRun) -> Result<()>;
 
     /// Returns the divergence rows of an hour, ordered by campaign: those of the newest run of the path in force that
     /// wrote versions (by `as_of`, where given).

@@ -11,8 +11,8 @@ use twice_log::{CampaignId, Generation, Hour, LogOffset, PartitionId, Topic};
 use super::cursor::{self, fetch_limit};
 use super::{SqliteStore, columns, database, modes};
 use crate::billing::{
-    BillingQuery, BillingRow, BillingStore, CommittedRun, DivergenceRow, Page, Reconciliation, RunCommit,
-    UtcMicros,
+    BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery, DivergenceRow, Page,
+    Reconciliation, RestoredRun, RunCommit, UtcMicros,
 };
 use crate::error::{Error, Result};
 
@@ -46,6 +46,14 @@ impl BillingStore for SqliteStore {
         cursor::page(rows, limit, LIST_BILLING, |row| {
             (row.hour.since_epoch(), row.counts.campaign_id.clone(), row.path.name(), row.version)
         })
+    }
+
+    async fn corrections(&self, query: &CorrectionsQuery) -> Result<Page<Correction>> {
+        self.list_corrections(query).await
+    }
+
+    async fn restore_run(&self, run: RestoredRun) -> Result<()> {
+        self.restore(run).await
     }
 
     async fn divergence(

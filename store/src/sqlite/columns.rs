@@ -109,8 +109,8 @@ fn stream(row: &SqliteRow) -> Result<StreamState> {
         .ok_or_else(|| damage("stream", "is no state of the stream"))
 }
 
-pub(super) fn billing_row(row: &SqliteRow) -> Result<BillingRow> {
-    let counts = BillingCounts {
+pub(super) fn billing_counts(row: &SqliteRow) -> Result<BillingCounts> {
+    Ok(BillingCounts {
         campaign_id: parsed(row, "campaign_id")?,
         gross: number(row, "gross")?,
         duplicates: number(row, "duplicates")?,
@@ -121,16 +121,19 @@ pub(super) fn billing_row(row: &SqliteRow) -> Result<BillingRow> {
         unpriced: number(row, "unpriced")?,
         amount_micros: integer(row, "amount_micros")?,
         currency: parsed_or_null(row, "currency")?,
-    };
+    })
+}
+
+pub(super) fn billing_row(row: &SqliteRow) -> Result<BillingRow> {
     Ok(BillingRow {
         hour: hour(row)?,
         path: path(row)?,
         version: number(row, "version")?,
         status: status(row)?,
-        counts,
+        counts: billing_counts(row)?,
         digest: Sha256Hex(text(row, "digest")?.to_owned()),
         run_id: text(row, "run_id")?.to_owned(),
-        reason: text(row, "reason")?.to_owned(),
+        reason: parsed(row, "reason")?,
         committed_at: committed_at(row)?,
     })
 }

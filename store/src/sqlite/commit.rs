@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use futures::TryStreamExt;
 use sqlx::{Sqlite, Transaction};
 use tracing::info;
-use twice_log::archive::{BillingPath, RunOutcome};
+use twice_log::archive::{BillingPath, BillingStatus, RunOutcome};
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Hour};
 
 use super::insert::insert_rows;
 use super::{SqliteStore, begin_write, billing, columns, database, modes};
-use crate::billing::decide::{HourFacts, Newest, Plan, check, decide};
+use crate::billing::decide::{HourFacts, Newest, Plan, ReplacedBill, check, decide};
 use crate::billing::{BillingRow, CommittedRun, RunCommit, UtcMicros};
 use crate::error::{Error, Result};
 
 /// Newest version of each row of an hour and path.
-const NEWEST: &str = "SELECT r.campaign_id, r.version, r.status, r.digest, r.currency FROM billing_rows AS r
+const NEWEST: &str = "SELECT r.* FROM billing_rows AS r
     WHERE r.hour = ?1 AND r.path = ?2 AND r.version = (SELECT max(n.version) FROM billing_rows AS n
         WHERE n.hour = r.hour AND n.campaign_id = r.campaign_id AND n.path = r.path)";
 
@@ -28,12 +28,13 @@ impl SqliteStore {
         if let Some(inputs) = committed_inputs(&mut transaction, &commit.run_id).await? {
             return first_outcome(&mut transaction, &commit, inputs).await;
         }
-        let facts = read_facts(&mut transaction, commit.hour, commit.path).await?;
+        let facts = read_facts(&mut transaction, &commit).await?;
         let plan = decide(&commit, &facts);
         let committed_at = self.next_commit(&mut transaction).await?;
         write_run(&mut transaction, &commit, &plan, committed_at).await?;
         if plan.outcome == RunOutcome::Committed {
-            write_hour(&mut transaction, &commit, committed_at).await?;
+            mark_billed(&mut transaction, &commit, committed_at).await?;
+            fix_mode(&mut transaction, &commit, committed_at).await?;
             write_rows(&mut transaction, &commit, &plan, committed_at).await?;
             write_divergence(&mut transaction, &commit, &plan).await?;
         }
@@ -51,7 +52,7 @@ impl SqliteStore {
 }
 
 /// Checks a commit away from the executor: thousands of digests take milliseconds.
-async fn checked(commit: RunCommit) -> Result<RunCommit> {
+pub(super) async fn checked(commit: RunCommit) -> Result<RunCommit> {
     let run_id = commit.run_id.clone();
     let checking = tokio::task::spawn_blocking(move || check(&commit).map(|()| commit));
     checking.await.unwrap_or_else(|error| {
@@ -83,11 +84,39 @@ async fn first_outcome(
     run.ok_or_else(|| Error::NotFound { what: format!("run {}", commit.run_id) })
 }
 
-async fn read_facts(
+/// Reads what a commit is decided on: the newest rows of its path, and the bill it replaces if it changes the mode.
+pub(super) async fn read_facts(
+    transaction: &mut Transaction<'_, Sqlite>,
+    commit: &RunCommit,
+) -> Result<HourFacts> {
+    let RunCommit { hour, path, .. } = *commit;
+    let status = status_of(transaction, hour, path).await?;
+    let newest = newest_rows(transaction, hour, path).await?;
+    let replaced = if commit.mode_change { replaced_bill(transaction, hour, path).await? } else { None };
+    Ok(HourFacts { status, newest, replaced })
+}
+
+async fn replaced_bill(
     transaction: &mut Transaction<'_, Sqlite>,
     hour: Hour,
     path: BillingPath,
-) -> Result<HourFacts> {
+) -> Result<Option<ReplacedBill>> {
+    let in_force = modes::mode_at(transaction, hour, i64::MAX).await?;
+    if in_force == path {
+        return Ok(None);
+    }
+    let Some(status) = status_of(transaction, hour, in_force).await? else { return Ok(None) };
+    let rows = newest_rows(transaction, hour, in_force).await?.into_iter();
+    let currencies = rows.map(|(campaign_id, newest)| (campaign_id, newest.counts.currency)).collect();
+    Ok(Some(ReplacedBill { status, currencies }))
+}
+
+/// Returns the highest status of the runs of an hour and path; `None` before the first one.
+async fn status_of(
+    transaction: &mut Transaction<'_, Sqlite>,
+    hour: Hour,
+    path: BillingPath,
+) -> Result<Option<BillingStatus>> {
     // By name, `final` is before `reconciled`: the minimum is the highest status.
     let status: Option<String> =
         sqlx::query_scalar("SELECT min(status) FROM runs WHERE hour = ? AND path = ?")
@@ -96,23 +125,29 @@ async fn read_facts(
             .fetch_one(&mut **transaction)
             .await
             .map_err(database("read an hour's status"))?;
-    let status = status.as_deref().map(columns::status_from_name).transpose()?;
+    status.as_deref().map(columns::status_from_name).transpose()
+}
+
+async fn newest_rows(
+    transaction: &mut Transaction<'_, Sqlite>,
+    hour: Hour,
+    path: BillingPath,
+) -> Result<HashMap<CampaignId, Newest>> {
     let mut newest = HashMap::new();
     let mut rows = sqlx::query(NEWEST).bind(hour.since_epoch()).bind(path.name()).fetch(&mut **transaction);
     while let Some(row) = rows.try_next().await.map_err(database("read an hour's rows"))? {
-        let campaign_id: CampaignId = columns::parsed(&row, "campaign_id")?;
         let version = Newest {
             version: columns::number(&row, "version")?,
             status: columns::status(&row)?,
             digest: Sha256Hex(columns::text(&row, "digest")?.to_owned()),
-            currency: columns::parsed_or_null(&row, "currency")?,
+            counts: columns::billing_counts(&row)?,
         };
-        newest.insert(campaign_id, version);
+        newest.insert(version.counts.campaign_id.clone(), version);
     }
-    Ok(HourFacts { status, newest })
+    Ok(newest)
 }
 
-async fn write_run(
+pub(super) async fn write_run(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &RunCommit,
     plan: &Plan,
@@ -143,8 +178,8 @@ async fn write_run(
     .map_err(database("write a run"))
 }
 
-/// Marks the hour reconciled by this path, and fixes its mode where this is its first commit.
-async fn write_hour(
+/// Marks the hour reconciled by this path, from its first commit on.
+pub(super) async fn mark_billed(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &RunCommit,
     committed_at: UtcMicros,
@@ -158,22 +193,29 @@ async fn write_hour(
     .bind(&commit.run_id)
     .execute(&mut **transaction)
     .await
-    .map_err(database("mark an hour reconciled"))?;
-    let mode = modes::mode_at(transaction, commit.hour, committed_at.0).await?;
-    sqlx::query(
-        "INSERT INTO hour_modes (hour, committed_at_us, path)
-            SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM hour_modes WHERE hour = ?1)",
-    )
-    .bind(commit.hour.since_epoch())
-    .bind(committed_at.0)
-    .bind(mode.name())
-    .execute(&mut **transaction)
-    .await
     .map(|_| ())
-    .map_err(database("fix an hour's mode"))
+    .map_err(database("mark an hour reconciled"))
 }
 
-async fn write_rows(
+/// Fixes the hour's mode where this is its first commit, and changes it where the commit does.
+async fn fix_mode(
+    transaction: &mut Transaction<'_, Sqlite>,
+    commit: &RunCommit,
+    committed_at: UtcMicros,
+) -> Result<()> {
+    let fixed = modes::fixed_mode(transaction, commit.hour).await?;
+    let mode = match fixed {
+        _ if commit.mode_change => commit.path,
+        Some(_) => return Ok(()),
+        None => modes::mode_at(transaction, commit.hour, committed_at.0).await?,
+    };
+    if fixed == Some(mode) {
+        return Ok(());
+    }
+    modes::write_hour_mode(transaction, commit.hour, mode, committed_at).await
+}
+
+pub(super) async fn write_rows(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &RunCommit,
     plan: &Plan,
@@ -201,13 +243,13 @@ async fn write_rows(
         row_columns.push_bind(counts.currency.map(|currency| currency.as_str().to_owned()));
         row_columns.push_bind(planned.row.digest.0.clone());
         row_columns.push_bind(commit.run_id.clone());
-        row_columns.push_bind(planned.reason);
+        row_columns.push_bind(planned.reason.name());
         row_columns.push_bind(committed_at.0);
     })
     .await
 }
 
-async fn write_divergence(
+pub(super) async fn write_divergence(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &RunCommit,
     plan: &Plan,
@@ -232,7 +274,10 @@ async fn write_divergence(
 }
 
 /// Keeps the highest cutoff of each partition. A replay of an older hour has lower ones, which change nothing.
-async fn write_cutoffs(transaction: &mut Transaction<'_, Sqlite>, commit: &RunCommit) -> Result<()> {
+pub(super) async fn write_cutoffs(
+    transaction: &mut Transaction<'_, Sqlite>,
+    commit: &RunCommit,
+) -> Result<()> {
     let head = "INSERT INTO cutoffs (topic, generation, partition, end_offset, head_manifest_sha256) ";
     let tail = " ON CONFLICT (topic, generation, partition) DO UPDATE SET end_offset = excluded.end_offset,
         head_manifest_sha256 = excluded.head_manifest_sha256 WHERE excluded.end_offset >= cutoffs.end_offset";
@@ -256,7 +301,7 @@ fn outcome_of(commit: &RunCommit, plan: Plan, committed_at: UtcMicros, mode: Bil
         counts: planned.row.counts,
         digest: planned.row.digest,
         run_id: commit.run_id.clone(),
-        reason: planned.reason.to_owned(),
+        reason: planned.reason,
         committed_at,
     });
     let written = plan.outcome == RunOutcome::Committed;

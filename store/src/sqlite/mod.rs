@@ -11,11 +11,13 @@ mod billing;
 mod campaigns;
 mod columns;
 mod commit;
+mod corrections;
 mod cursor;
 mod imports;
 mod insert;
 mod modes;
 mod open;
+mod restore;
 mod settle;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ async fn a_first_run_writes_version_one_of_each_row() {
     assert_eq!(committed.outcome, RunOutcome::Committed);
     assert_eq!(committed.mode, BillingPath::Lambda);
     assert_eq!(brief(&committed.rows), [("a", 1, 10), ("b", 1, 20)]);
-    assert!(committed.rows.iter().all(|row| row.reason == REASON_FIRST));
+    assert!(committed.rows.iter().all(|row| row.reason == Reason::First));
     assert_eq!(committed.rows, fixture.rows(&at_noon()).await);
     assert_eq!(committed.rows[0].counts, counts("a", 10));
     assert_eq!(
@@ -41,7 +41,7 @@ async fn a_rerun_writes_versions_only_of_rows_that_differ() {
     fixture.commit(run(1, &[("a", 10), ("b", 20)])).await;
     let second = fixture.commit(run(2, &[("a", 10), ("b", 21), ("c", 5)])).await;
     assert_eq!(brief(&second.rows), [("b", 2, 21), ("c", 1, 5)]);
-    assert!(second.rows.iter().all(|row| row.reason == REASON_RERUN));
+    assert!(second.rows.iter().all(|row| row.reason == Reason::LateClicks));
     assert_eq!(brief(&fixture.rows(&at_noon()).await), [("a", 1, 10), ("b", 2, 21), ("c", 1, 5)]);
     let first_versions = BillingQuery { version: Some(1), ..at_noon() };
     assert_eq!(brief(&fixture.rows(&first_versions).await), [("a", 1, 10), ("b", 1, 20), ("c", 1, 5)]);
@@ -67,7 +67,7 @@ async fn a_final_row_stays_final_whatever_a_later_run_says() {
     let close = RunCommit { status: BillingStatus::Final, ..run(2, &[("a", 10), ("b", 20)]) };
     let closed = fixture.commit(close).await;
     assert_eq!(brief(&closed.rows), [("a", 2, 10), ("b", 2, 20)]);
-    assert!(closed.rows.iter().all(|row| row.status == BillingStatus::Final && row.reason == REASON_CLOSE));
+    assert!(closed.rows.iter().all(|row| row.status == BillingStatus::Final && row.reason == Reason::Close));
     // A reconciled rerun, with a row that is new: nothing goes down, and the new row is final too.
     let third = fixture.commit(run(3, &[("a", 10), ("b", 19), ("c", 1)])).await;
     assert_eq!(brief(&third.rows), [("b", 3, 19), ("c", 1, 1)]);

@@ -7,6 +7,8 @@ mod imports_and_modes;
 mod open;
 mod properties;
 mod read;
+mod restatements;
+mod restore;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
