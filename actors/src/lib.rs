@@ -1,7 +1,7 @@
 //! The stream path: a number within seconds, from one actor a campaign, and the archiver beside it.
 //!
 //! `campaign` counts (pure state, thin actor); `checkpoint` keeps that state in sled (G-2); `partition` reads the log,
-//! routes, publishes and seals (G-3, G-5); `archiver` writes the same log as Parquet. Start with [`StreamPath::start`]
+//! routes, publishes and seals (G-3, G-5); `archiver` writes the same log as Parquet; `replay` makes bills (kappa). Start with [`StreamPath::start`]
 //! and [`Archiving::start`], inside a running `actix::System`; the handles work from any thread.
 
 pub mod archiver;
@@ -10,8 +10,10 @@ pub mod checkpoint;
 mod config;
 mod error;
 mod feed;
+mod freshness;
 pub mod metrics;
 pub mod partition;
+pub mod replay;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -19,5 +21,7 @@ mod testing;
 pub use archiver::{ArchiverStatus, Archiving, ArchivingParts};
 pub use config::{ArchiverConfig, StreamConfig};
 pub use error::{Error, ErrorKind, Result};
+pub use freshness::{Freshness, Quantiles};
+pub use replay::{InProcessReplay, ProcessReplay, ReplayConfig, ReplayLimits};
 pub use partition::{ClickHistory, ManifestsFrom, PartitionPhase, PartitionStatus, SealArchive};
 pub use stream::{StreamParts, StreamPath};

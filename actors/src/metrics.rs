@@ -40,6 +40,10 @@ pub const REBUILT_TOTAL: &str = "twice_stream_rebuilt_total";
 pub const DEDUP_DROPPED_TOTAL: &str = "twice_stream_dedup_dropped_total";
 /// Time of one publish of changed windows.
 pub const PUBLISH_SECONDS: &str = "twice_stream_publish_seconds";
+/// Time from a click's arrival until its window was published, since the start. Label `quantile`.
+pub const FRESHNESS_ARRIVAL_SECONDS: &str = "twice_stream_freshness_arrival_seconds";
+/// Time from a click's own time until its window was published, since the start. Label `quantile`.
+pub const FRESHNESS_EVENT_SECONDS: &str = "twice_stream_freshness_event_seconds";
 /// Publishes that failed and are tried again.
 pub const PUBLISH_FAILURES_TOTAL: &str = "twice_stream_publish_failures_total";
 /// Hours sealed. Label `complete`.
@@ -80,6 +84,8 @@ pub fn describe() {
     describe_counter!(REBUILT_TOTAL, Unit::Count, "Copies read from the archive to rebuild state");
     describe_counter!(DEDUP_DROPPED_TOTAL, Unit::Count, "Dedup entries dropped before their time");
     describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "Time of one publish of changed windows");
+    describe_gauge!(FRESHNESS_ARRIVAL_SECONDS, Unit::Seconds, "Arrival of a click until it is visible");
+    describe_gauge!(FRESHNESS_EVENT_SECONDS, Unit::Seconds, "Time of a click until it is visible");
     describe_counter!(PUBLISH_FAILURES_TOTAL, Unit::Count, "Publishes that failed and are tried again");
     describe_counter!(SEALS_TOTAL, Unit::Count, "Hours sealed");
     describe_gauge!(UNARCHIVED_RECORDS, Unit::Count, "Records not archived yet");

@@ -16,6 +16,7 @@ use crate::campaign::StreamRules;
 use crate::checkpoint::{CheckpointLayout, CheckpointStore, CheckpointWriter, LoadedCheckpoint};
 use crate::config::StreamConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::freshness::{Freshness, FreshnessMeter};
 use crate::metrics::LAG_RECORDS;
 use crate::partition::{
     ClickHistory, DedupBudget, PartitionActor, PartitionSetup, PartitionStatus, SealArchive, SealHour,
@@ -52,6 +53,7 @@ struct Shared {
     partitions: Vec<Partition>,
     /// Emptied by the stop.
     arbiters: Mutex<Vec<Arbiter>>,
+    freshness: Arc<FreshnessMeter>,
 }
 
 struct Partition {
@@ -75,6 +77,7 @@ impl StreamPath {
         let arbiters = start_arbiters(config.threads, count)?;
         let budget = Arc::new(DedupBudget::new(config.dedup_bytes_max, parts.log.partitions()));
         let rebuild_turn = Arc::new(Semaphore::new(1));
+        let freshness = Arc::new(FreshnessMeter::new(parts.clock.now()));
         let mut partitions = Vec::with_capacity(count);
         for (index, (writer, checkpoint)) in loaded.into_iter().enumerate() {
             let partition = writer.partition();
@@ -87,6 +90,7 @@ impl StreamPath {
                 budget: budget.clone(),
                 rebuild_turn: rebuild_turn.clone(),
                 status: status.clone(),
+                freshness: freshness.clone(),
             };
             let arbiter = arbiters[index % arbiters.len()].handle();
             let address = PartitionActor::start_in_arbiter(&arbiter, move |_| {
@@ -95,7 +99,7 @@ impl StreamPath {
             partitions.push(Partition { address, status });
         }
         let arbiters = Mutex::new(arbiters);
-        Ok(Self { shared: Arc::new(Shared { log: parts.log, partitions, arbiters }) })
+        Ok(Self { shared: Arc::new(Shared { log: parts.log, partitions, arbiters, freshness }) })
     }
 
     /// Seals `hour` in each partition named, once it has applied every record below the offset given (G-3).
@@ -134,6 +138,11 @@ impl StreamPath {
             }
         };
         join_all(self.shared.partitions.iter().map(status)).await
+    }
+
+    /// Returns how soon clicks were visible since the start. Sets the metrics of it: call it at each scrape.
+    pub fn freshness(&self) -> Freshness {
+        self.shared.freshness.report()
     }
 
     /// Stops reading, applies what was read, publishes, flushes the windows, checkpoints, and ends the threads.

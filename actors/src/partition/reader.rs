@@ -12,12 +12,14 @@ use hashbrown::{HashMap, HashSet};
 use tokio::sync::mpsc;
 use twice_log::event::record::decode_click;
 use twice_log::{
-    CampaignId, Click, ClickCopy, Generation, Hour, LogOffset, PartitionId, Position, UtcMillis, Watermark,
+    CampaignId, Click, ClickCopy, Clock, Generation, Hour, LogOffset, PartitionId, Position, UtcMillis,
+    Watermark,
 };
 
 use super::archived::ArchivedClicks;
 use crate::error::{Error, Result};
 use crate::feed::RecordFeed;
+use crate::freshness::{BatchAges, FreshnessMeter};
 use crate::metrics::UNDECODABLE_TOTAL;
 
 /// Copies of contiguous records, grouped by campaign.
@@ -33,6 +35,8 @@ pub(super) struct DecodedBatch {
     pub(super) skipped: Vec<(LogOffset, UtcMillis)>,
     /// Event hours of the copies.
     pub(super) hours: BTreeSet<Hour>,
+    /// Ages of the copies when they were read; `None` where they come from the archive.
+    pub(super) ages: Option<Box<BatchAges>>,
     /// Watermark state after the last record.
     pub(super) watermark: Watermark,
 }
@@ -45,6 +49,8 @@ pub(super) struct LogReader {
     pub(super) generation: Generation,
     pub(super) watermark: Watermark,
     pub(super) skips: Arc<HashSet<LogOffset>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) freshness: Arc<FreshnessMeter>,
 }
 
 impl LogReader {
@@ -77,6 +83,7 @@ impl LogReader {
             generation: self.generation,
             watermark: self.watermark,
             skips: self.skips.clone(),
+            ages: self.freshness.batch(self.clock.now()),
         };
         let batch = tokio::task::spawn_blocking(move || decoder.decode(records))
             .await
@@ -92,20 +99,22 @@ struct Decoder {
     generation: Generation,
     watermark: Watermark,
     skips: Arc<HashSet<LogOffset>>,
+    ages: Box<BatchAges>,
 }
 
 impl Decoder {
-    fn decode(self, records: Vec<(LogOffset, Bytes)>) -> DecodedBatch {
+    fn decode(mut self, records: Vec<(LogOffset, Bytes)>) -> DecodedBatch {
         let first = records.first().map_or(LogOffset(0), |(offset, _)| *offset);
         let end = records.last().map_or(first, |(offset, _)| offset.next());
         let mut builder = BatchBuilder::new(first, self.watermark);
         for (offset, bytes) in records {
             self.decode_record(offset, &bytes, &mut builder);
         }
+        builder.batch.ages = Some(self.ages);
         builder.finish(end)
     }
 
-    fn decode_record(&self, offset: LogOffset, bytes: &[u8], builder: &mut BatchBuilder) {
+    fn decode_record(&mut self, offset: LogOffset, bytes: &[u8], builder: &mut BatchBuilder) {
         let click = match decode_click(bytes) {
             Ok(click) => click,
             // No copy, moves no watermark; the archiver puts it into quarantine.
@@ -122,6 +131,7 @@ impl Decoder {
             builder.skip(offset, click.event_time);
             return;
         }
+        self.ages.add(&click);
         let position = Position { generation: self.generation, offset };
         builder.push(ClickCopy { partition: self.partition, position, watermark, click });
     }
@@ -145,6 +155,7 @@ impl BatchBuilder {
             undecodable: 0,
             skipped: Vec::new(),
             hours: BTreeSet::new(),
+            ages: None,
             watermark,
         };
         Self { batch, indices: HashMap::new(), hour_before: None }

@@ -30,6 +30,7 @@ use crate::campaign::Tallies;
 use crate::checkpoint::{CheckpointWriter, WrittenCheckpoint};
 use crate::error::{Error, Result};
 use crate::feed::RecordFeed;
+use crate::freshness::AgesWaiting;
 use crate::metrics as names;
 
 /// How a run ended without a failure.
@@ -73,6 +74,8 @@ pub(super) struct Runner {
     /// Ends of what the windows taken last reflect, and of what is shown.
     taken_end: LogOffset,
     shown_end: LogOffset,
+    /// Ages of the clicks applied and not shown yet.
+    ages: AgesWaiting,
     /// Hours close no sooner: their windows could not be published.
     next_close: Instant,
     /// Campaigns at rest whose windows are being shown; hours close once that is done.
@@ -101,7 +104,8 @@ impl Runner {
             retry_pause: setup.retry_pause(),
         };
         let generation = setup.parts.log.generation();
-        let reader = LogReader { feed, archived, generation, watermark, skips };
+        let (clock, freshness) = (setup.parts.clock.clone(), setup.freshness.clone());
+        let reader = LogReader { feed, archived, generation, watermark, skips, clock, freshness };
         let (batch_sender, batches) = mpsc::channel(1);
         let (notice_sender, notices) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -127,6 +131,7 @@ impl Runner {
             republish: false,
             taken_end: LogOffset(0),
             shown_end: LogOffset(0),
+            ages: AgesWaiting::default(),
             next_close: now,
             showing: None,
             next_rest: now,
@@ -240,6 +245,7 @@ impl Runner {
         self.unpublished |= tallies.counted > 0 || woken > 0;
         if tallies.counted > 0 {
             self.hours_open.extend(open);
+            batch.ages.into_iter().for_each(|ages| self.ages.push(ages));
         }
         self.keep_within_budget().await?;
         self.count(batch.copies, batch.undecodable, batch.skipped.len() as u64, tallies);

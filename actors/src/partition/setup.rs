@@ -10,6 +10,7 @@ use twice_log::PartitionId;
 use super::status::PartitionStatus;
 use crate::campaign::StreamRules;
 use crate::config::StreamConfig;
+use crate::freshness::FreshnessMeter;
 use crate::stream::StreamParts;
 
 /// Settings, collaborators and counters of one partition. Cheap to clone.
@@ -23,6 +24,8 @@ pub(crate) struct PartitionSetup {
     /// Whose turn it is to hold rows of the archive: one partition's of the node.
     pub(crate) rebuild_turn: Arc<Semaphore>,
     pub(crate) status: Arc<Mutex<PartitionStatus>>,
+    /// How soon clicks are visible, for the whole node.
+    pub(crate) freshness: Arc<FreshnessMeter>,
 }
 
 impl PartitionSetup {

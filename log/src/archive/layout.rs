@@ -4,7 +4,7 @@
 //! are padded; hours are written `2025-01-15T12`, and as Hive folders where tools prune by them.
 
 use super::{AggregateLevel, BillingPath, FileKind, RunKey};
-use crate::event::{Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic};
+use crate::event::{Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic, UtcMillis};
 
 /// One partition of one topic in one generation: what a chain of manifests belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +56,37 @@ pub fn data_path(
     };
     let ChainKey { generation, partition, .. } = chain;
     format!("{folder}/{generation}-{partition}-{first}-{last}-{}.parquet", sha256.prefix())
+}
+
+/// Returns the folder of the files of clicks of an event hour.
+pub fn clicks_folder(hour: Hour) -> String {
+    format!("clicks/{}", hour_folder(Some(hour)))
+}
+
+/// Returns the folder of the files of verdicts that arrived in an hour.
+pub fn verdicts_folder(hour: Hour) -> String {
+    format!("verdicts/{}", hour_folder(Some(hour)))
+}
+
+/// Where a data file's positions lie, both ends inclusive: those of the manifest that commits it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataSpan {
+    pub generation: Generation,
+    pub partition: PartitionId,
+    pub first: LogOffset,
+    pub last: LogOffset,
+}
+
+/// Returns where the positions of a data file lie, by its path.
+pub fn parse_data_path(path: &str) -> Option<DataSpan> {
+    let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let mut parts = name.split('-');
+    Some(DataSpan {
+        generation: Generation(parse_number(parts.next()?)?),
+        partition: PartitionId(parse_number(parts.next()?)?),
+        first: LogOffset(parts.next()?.parse().ok()?),
+        last: LogOffset(parts.next()?.parse().ok()?),
+    })
 }
 
 /// Returns `year=YYYY/month=MM/day=DD/hour=HH`.
@@ -123,6 +154,30 @@ pub fn aggregate_path(path: BillingPath, hour: Hour, level: AggregateLevel, sha2
 /// Returns the path of the texts of counting rules.
 pub fn rules_path(sha256: &Sha256Hex) -> String {
     format!("rules/{sha256}.json")
+}
+
+/// Folder of what comparisons of both paths found.
+pub const COMPARISONS_FOLDER: &str = "comparisons";
+
+/// Returns the name of a comparison: names sort by the time they were made.
+pub fn comparison_id(created_at: UtcMillis, from: Hour, to: Hour) -> String {
+    // As RFC 3339, always with milliseconds, and without what some file systems refuse in a name.
+    let created: String =
+        created_at.to_string().chars().filter(|letter| letter.is_ascii_alphanumeric()).collect();
+    format!("{created}-{from}-{to}")
+}
+
+/// Returns the path of a comparison.
+pub fn comparison_path(id: &str) -> String {
+    format!("{COMPARISONS_FOLDER}/{id}.json")
+}
+
+/// Returns the hours a comparison's name says.
+pub fn parse_comparison_id(id: &str) -> Option<(Hour, Hour)> {
+    let (created, hours) = id.split_once('-')?;
+    let is_time = created.len() >= 15 && created.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let (from, to) = (hours.get(..13)?.parse().ok()?, hours.get(14..)?.parse().ok()?);
+    (is_time && hours == format!("{from}-{to}")).then_some((from, to))
 }
 
 /// Which of a run's two objects a path names.
@@ -195,6 +250,17 @@ mod tests {
             "aggregates/lambda/2025-01-15T12/ad-minutes-\
              e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.parquet"
         );
+    }
+
+    #[test]
+    fn a_comparisons_name_says_its_hours_and_no_other_text_does() {
+        let hour: Hour = "2025-01-15T12".parse().expect("valid hour");
+        let id = comparison_id(hour.end(), hour, hour.plus(2));
+        assert_eq!(comparison_path(&id), "comparisons/20250115T130000000Z-2025-01-15T12-2025-01-15T14.json");
+        assert_eq!(parse_comparison_id(&id), Some((hour, hour.plus(2))));
+        for other in ["", "x-y", "../../secret", "20250115T130000000Z-2025-01-15T12", "\u{e9}-\u{e9}"] {
+            assert_eq!(parse_comparison_id(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod causes;
 mod explain;
+pub mod paths;
 
 use serde::{Deserialize, Serialize};
 use twice_log::{ClickId, Generation, LogOffset, PartitionId, UtcMillis};

@@ -44,6 +44,7 @@ impl Runner {
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
         self.taken_end = self.applied_end;
+        self.ages.take();
         self.next_publish = Instant::now() + Duration::from_millis(self.setup.config.publish_interval_ms);
         let windows = self.setup.parts.windows.clone();
         self.publishing = Some(actix::spawn(async move {
@@ -65,6 +66,7 @@ impl Runner {
             self.next_publish = Instant::now() + self.setup.retry_pause();
         } else {
             self.shown_end = self.taken_end;
+            self.setup.freshness.shown(&mut self.ages, self.setup.parts.clock.now());
         }
     }
 
@@ -78,6 +80,7 @@ impl Runner {
         let rows = self.children.take_windows(fence, std::mem::take(&mut self.republish)).await?;
         self.unpublished = false;
         self.taken_end = self.applied_end;
+        self.ages.take();
         let windows = &self.setup.parts.windows;
         let mut outcome = windows.publish(rows).await;
         if outcome.is_ok() {
