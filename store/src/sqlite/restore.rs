@@ -2,7 +2,7 @@
 
 use sqlx::{QueryBuilder, Sqlite, Transaction};
 use tracing::debug;
-use twice_log::archive::RunOutcome;
+use twice_log::archive::{BillingStatus, RunOutcome};
 
 use super::commit::{
     checked, mark_billed, read_facts, write_cutoffs, write_divergence, write_rows, write_run,
@@ -22,7 +22,11 @@ impl SqliteStore {
         if let Some(stored) = stored {
             return check_equal(&mut transaction, &run, &stored).await;
         }
-        let facts = read_facts(&mut transaction, &run.commit).await?;
+        let mut facts = read_facts(&mut transaction, &run.commit).await?;
+        if run.result.outcome == RunOutcome::Identical {
+            // It comes after runs that were later than it, whose status it did not have.
+            facts.status = status_before(&mut transaction, &run).await?;
+        }
         let plan = run.plan(&facts)?;
         let moment = advance_clock(&mut transaction, &run).await?;
         write_run(&mut transaction, &run.commit, &plan, moment).await?;
@@ -39,6 +43,23 @@ impl SqliteStore {
         debug!(run = run.commit.run_id, rows = plan.rows.len(), "run restored");
         Ok(())
     }
+}
+
+/// Returns the highest status of the hour's and path's runs with lower sequence numbers.
+async fn status_before(
+    transaction: &mut Transaction<'_, Sqlite>,
+    run: &RestoredRun,
+) -> Result<Option<BillingStatus>> {
+    // By name, `final` is before `reconciled`.
+    let status: Option<String> =
+        sqlx::query_scalar("SELECT min(status) FROM runs WHERE hour = ? AND path = ? AND seq < ?")
+            .bind(run.commit.hour.since_epoch())
+            .bind(run.commit.path.name())
+            .bind(i64::from(run.commit.seq))
+            .fetch_one(&mut **transaction)
+            .await
+            .map_err(database("read an hour's status"))?;
+    status.as_deref().map(columns::status_from_name).transpose()
 }
 
 /// Takes the run's moment as settled, so that no later commit and no `as_of` answer given can contradict it (G-6).
