@@ -121,7 +121,7 @@ impl ArchiverConfig {
     }
 }
 
-fn check(setting: &'static str, value: u64, min: u64, max: u64) -> Result<()> {
+pub(crate) fn check(setting: &'static str, value: u64, min: u64, max: u64) -> Result<()> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(Error::Config { setting, value, min, max }) }
 }
 

@@ -22,6 +22,6 @@ pub use archiver::{ArchiverStatus, Archiving, ArchivingParts};
 pub use config::{ArchiverConfig, StreamConfig};
 pub use error::{Error, ErrorKind, Result};
 pub use freshness::{Freshness, Quantiles};
-pub use replay::{InProcessReplay, ProcessReplay, ReplayConfig, ReplayLimits};
 pub use partition::{ClickHistory, ManifestsFrom, PartitionPhase, PartitionStatus, SealArchive};
+pub use replay::{InProcessReplay, ProcessReplay, ReplayConfig, ReplayLimits};
 pub use stream::{StreamParts, StreamPath};

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
-use twice_actors::{ArchiverConfig, Archiving, ArchivingParts, StreamConfig, StreamParts, StreamPath};
+use twice_actors::{
+    ArchiverConfig, Archiving, ArchivingParts, ProcessReplay, ReplayConfig, StreamConfig, StreamParts, StreamPath,
+};
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
 use twice_log::archive::s3::S3Config;
-use twice_log::archive::{Archive, CountingSettings};
+use twice_log::archive::{Archive, ArchiveLocation, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
@@ -42,6 +44,7 @@ pub struct NodeConfig {
     pub archiver: ArchiverConfig,
     pub s3: S3Config,
     pub reconciler: ReconcilerConfig,
+    pub replay: ReplayConfig,
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
     pub disk: DiskConfig,
@@ -90,13 +93,14 @@ impl Node {
             clock: clock.clone(),
             log: click_log.clone(),
             archive,
-            archive_location,
+            archive_location: archive_location.clone(),
             billing: store.clone(),
             campaigns: store.clone(),
             imports: store.clone(),
             seals: Arc::new(StreamSeals(stream.clone())),
             archiver: Arc::new(ArchiverFlush(archiving.clone())),
             recompute: Arc::new(recompute_child(config.reconciler.nice)?),
+            replay: Arc::new(replay_child(&config.replay, archive_location, folder)?),
             fail_points: config.fail_points.clone(),
         };
         let reconciler = Reconciler::start(config.reconciler.clone(), deps)?;
@@ -217,6 +221,16 @@ fn trimming(
         counting: config.counting,
         config: config.trim,
     })
+}
+
+/// Returns what counts by replay, in a child process of its own that keeps finished slices in the data folder.
+///
+/// # Errors
+/// If a setting does not fit, or the path of this program is unknown.
+pub fn replay_child(config: &ReplayConfig, archive: ArchiveLocation, data_dir: &Path) -> Result<ProcessReplay> {
+    config.validate()?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    Ok(ProcessReplay::new(program, config.nice, archive, config.limits(Some(data_dir.join("replay")))))
 }
 
 fn recompute_child(nice: i32) -> Result<ProcessRecompute> {

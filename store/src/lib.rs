@@ -7,6 +7,7 @@
 pub mod aggregates;
 pub mod billing;
 pub mod campaigns;
+pub mod child;
 pub mod cost;
 mod error;
 pub mod imports;

@@ -17,7 +17,7 @@ pub const GROUP_MS: i64 = 300_000;
 
 /// A click id as a key: aligned to bytes, so that a slot of key and time takes 20 bytes and not 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct IdKey([u8; 16]);
+pub(super) struct IdKey(pub(super) [u8; 16]);
 
 impl Hash for IdKey {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -8,11 +8,13 @@ mod aggregates;
 mod chain;
 mod columns;
 mod data;
+mod data_reader;
 mod encode;
 mod failover;
 mod index;
 pub mod layout;
 mod local;
+mod location;
 mod manifest;
 mod reader;
 mod records;
@@ -21,15 +23,18 @@ mod run;
 pub mod s3;
 mod seal;
 mod store;
+mod sweeps;
 mod writer;
 
 pub use aggregates::{AggregateFile, AggregateLevel, AggregateSet, RunKey, RunKeyError};
 pub use chain::OFFSET_END_MAX;
 pub use columns::{Absent, Layout, clicks_schema, quarantine_schema, verdicts_schema};
 pub use data::Bucket;
+pub use data_reader::DataFileReader;
 pub use index::ManifestIndex;
 pub use layout::ChainKey;
 pub use local::DurableLocal;
+pub use location::ArchiveLocation;
 pub use manifest::{FileEntry, FileKind, Manifest, StoredManifest};
 pub use records::{StoredRun, StoredRunInputs, StoredRunResult};
 pub use rows::QuarantineRow;
@@ -39,6 +44,7 @@ pub use run::{
 };
 pub use seal::{Seal, StoredSeal};
 pub use store::{Archive, LOCAL_BUCKET, PutOutcome};
+pub use sweeps::{SweepRecord, SweptEnd};
 pub use writer::{ArchiverSettings, PartitionArchiver, ROWS_PER_FILE_MAX};
 
 #[cfg(test)]

@@ -11,7 +11,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMillisecondType};
 use bytes::Bytes;
+use futures::StreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use sha2::{Digest, Sha256};
 
 use super::columns::Layout;
 use super::rows::QuarantineRow;
@@ -37,6 +41,31 @@ impl Archive {
             return Err(damage("is not the file its manifest committed: length or SHA-256 differ"));
         }
         Ok(bytes)
+    }
+
+    /// Compares a data file's SHA-256 with the one its manifest recorded, reading it piece by piece.
+    ///
+    /// # Errors
+    /// `ArchiveDamage` if it is missing or another; `ObjectStore` if the store fails.
+    pub async fn verify_data(&self, entry: &FileEntry) -> Result<()> {
+        let damage = |reason: String| Error::ArchiveDamage { path: entry.path.clone(), reason };
+        let failed = |source| match source {
+            object_store::Error::NotFound { .. } => damage(self.missing_reason(entry)),
+            source => Error::ObjectStore { action: "get", path: entry.path.clone(), source },
+        };
+        let path = ObjectPath::parse(&entry.path).map_err(|error| damage(error.to_string()))?;
+        let store = self.store_of(self.bucket_of(entry));
+        let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
+        let mut hasher = Sha256::new();
+        while let Some(bytes) = pieces.next().await {
+            hasher.update(bytes.map_err(failed)?);
+        }
+        let found = Sha256Hex(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        if found == entry.sha256 {
+            Ok(())
+        } else {
+            Err(damage(format!("has the SHA-256 {found}, its manifest says {}", entry.sha256)))
+        }
     }
 
     /// Returns a data file's rows as Arrow batches.

@@ -40,6 +40,9 @@ enum Command {
     /// The counting child of a reconcile; started by the node
     #[command(hide = true)]
     Recompute,
+    /// The counting child of a replay; started by the node
+    #[command(hide = true)]
+    ReplayChild,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +82,10 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Explain(arguments) => block_on(explain::run(arguments)),
         Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
         Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
+        Command::ReplayChild => {
+            let (input, output) = (std::io::stdin(), std::io::stdout());
+            Ok(Outcome::Exit(twice_actors::replay::child::run(input.lock(), output)))
+        }
         Command::Recompute => {
             let (input, output) = (std::io::stdin(), std::io::stdout());
             Ok(Outcome::Exit(twice_reconciler::recompute::child::run(input.lock(), output.lock())))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use clap::{Args, Command};
+use twice_actors::ReplayConfig;
 use twice_log::archive::Archive;
 use twice_log::archive::s3::S3Config;
 use twice_log::fail::FailPoints;
@@ -142,6 +143,11 @@ impl Offline {
             seals: Arc::new(Nobody),
             archiver: Arc::new(Nobody),
             recompute: self.recompute.clone(),
+            replay: Arc::new(node::replay_child(
+                &ReplayConfig::default(),
+                self.archive_location.clone(),
+                &self.folder,
+            )?),
             fail_points: FailPoints::default(),
         })
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use twice_actors::{ArchiverConfig, StreamConfig};
+use twice_actors::{ArchiverConfig, ReplayConfig, StreamConfig};
 use twice_api::ApiConfig;
 use twice_log::archive::CountingSettings;
 use twice_log::archive::s3::S3Config;
@@ -71,6 +71,8 @@ pub struct Up {
     s3: S3Config,
     #[command(flatten, next_help_heading = "Reconciler")]
     reconciler: ReconcilerConfig,
+    #[command(flatten, next_help_heading = "Replay")]
+    replay: ReplayConfig,
     #[command(flatten, next_help_heading = "HTTP")]
     api: ApiConfig,
 }
@@ -123,6 +125,7 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         archiver: arguments.archiver,
         s3: arguments.s3,
         reconciler,
+        replay: arguments.replay,
         api: arguments.api,
         windows_cache_bytes: arguments.windows_cache_bytes,
         disk: arguments.disk,

@@ -7,7 +7,6 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use twice_log::archive::{Archive, RunInputs};
@@ -20,8 +19,6 @@ use super::{LocalAggregates, MemoryBound, RecomputeRequest, Recomputed, Summary,
 use crate::compare::{Explanation, explain_inputs};
 use crate::error::{Error, ErrorKind, Result, describe};
 
-/// Address space the process may map beside twice its limit: thread stacks, and what the allocator keeps unused.
-const MEMORY_SLACK_BYTES: u64 = 1 << 30;
 /// Threads for blocking reads; the runtime's own default of 512 would cost more stack than the slack.
 const BLOCKING_THREADS: usize = 16;
 /// Answers that may wait to be written.
@@ -146,8 +143,7 @@ fn wrong_answer() -> Error {
 ///
 /// The node calls it for its hidden subcommand, before it starts anything else. It limits the memory of this process.
 pub fn run(mut input: impl Read, output: impl Write) -> ExitCode {
-    // Whoever asked is gone: nobody would read the answer. If it cannot be set, the broken pipe ends us later.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    twice_store::child::die_with_parent();
     let mut output = std::io::BufWriter::new(output);
     let answered = read_request(&mut input).and_then(|request| answer_process(request, &mut output));
     let (last, status) = match answered {
@@ -163,7 +159,8 @@ pub fn run(mut input: impl Read, output: impl Write) -> ExitCode {
 
 /// Answers a request with all that this process has, and writes lines as they come.
 fn answer_process(mut request: RecomputeRequest, output: &mut impl Write) -> Result<Summary> {
-    limit_memory(request.limits.memory_bytes_max)?;
+    twice_store::child::limit_memory(request.limits.memory_bytes_max)
+        .map_err(|source| Error::Process { action: "limit memory", source })?;
     let spill = SpillFolder::make(&request.limits.spill_dir)
         .map_err(|source| Error::Process { action: "make its spill folder", source })?;
     request.limits.spill_dir = spill.path().to_path_buf();
@@ -194,15 +191,6 @@ fn read_request(input: &mut impl Read) -> Result<RecomputeRequest> {
 fn write_line(output: &mut impl Write, line: &Line) -> std::io::Result<()> {
     serde_json::to_writer(&mut *output, line)?;
     output.write_all(b"\n")
-}
-
-/// Bounds what this process can map, in case it does not keep to its limit; an existing lower bound stays.
-fn limit_memory(limit_bytes: u64) -> Result<()> {
-    let bound = limit_bytes.saturating_mul(2).saturating_add(MEMORY_SLACK_BYTES);
-    let present = getrlimit(Resource::Data);
-    let bound = present.maximum.map_or(bound, |maximum| bound.min(maximum));
-    setrlimit(Resource::Data, Rlimit { current: Some(bound), maximum: present.maximum })
-        .map_err(|error| Error::Process { action: "limit memory", source: error.into() })
 }
 
 /// Answers a request over `archive`, on a runtime of its own; gives each line but the last to `take`. Blocks.

@@ -10,7 +10,6 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use twice_log::archive::{Archive, FileEntry, RunInputs, Seal, layout};
 use twice_log::{CampaignId, Currency};
@@ -151,12 +150,12 @@ impl<'a> HourRecompute<'a> {
 
     /// Cuts all campaigns into ranges.
     pub async fn ranges(&self) -> Result<Vec<CampaignRange>> {
-        slices::plan(self.archive, &self.relations.files(), &self.inputs.rates, self.size.rows).await
+        slices::plan(self.archive, &self.relations.held_files(), &self.inputs.rates, self.size.rows).await
     }
 
     /// Returns the range of one campaign, cut into slices that fit.
     pub async fn range_of(&self, campaign: &CampaignId) -> Result<CampaignRange> {
-        slices::plan_campaign(self.archive, &self.relations.files(), campaign, self.size.rows).await
+        slices::plan_campaign(self.archive, &self.relations.held_files(), campaign, self.size.rows).await
     }
 
     /// Counts a range, in more slices where the memory does not suffice; returns how many it took.
@@ -202,7 +201,7 @@ impl<'a> HourRecompute<'a> {
         let mut causes = CauseCounts::default();
         for slice in range.slices() {
             tracing::debug!(?slice, "recomputing a slice");
-            let session = self.engine.slice(&self.relations, &slice)?;
+            let session = self.session(&slice).await?;
             for counts in read_counts(&session, &self.rules.billing_sql).await? {
                 add(&mut rows, counts);
             }
@@ -212,8 +211,8 @@ impl<'a> HourRecompute<'a> {
     }
 
     /// Opens a session over one slice.
-    pub fn session(&self, slice: &slices::Slice) -> Result<SliceSession> {
-        self.engine.slice(&self.relations, slice)
+    pub async fn session(&self, slice: &slices::Slice) -> Result<SliceSession> {
+        self.engine.slice(&self.relations, slice).await
     }
 }
 
@@ -328,28 +327,10 @@ async fn verify(archive: &Archive, files: &[FileEntry], threads: usize) -> Resul
         .await
 }
 
-fn missing(file: &FileEntry) -> Error {
-    Error::ArchiveDamage { path: file.path.clone(), reason: "is missing".to_owned() }
-}
-
 async fn verify_file(archive: &Archive, file: &FileEntry) -> Result<()> {
-    let failed = |source| match source {
-        object_store::Error::NotFound { .. } => missing(file),
-        source => Error::Archive { action: "get", path: file.path.clone(), source },
-    };
-    let damage = |reason: String| Error::ArchiveDamage { path: file.path.clone(), reason };
-    let path = object_store::path::Path::parse(&file.path).map_err(|error| damage(error.to_string()))?;
-    let store = archive.store_of(archive.bucket_of(file));
-    let found = object_store::ObjectStoreExt::get(store.as_ref(), &path).await.map_err(failed)?;
-    let mut stream = found.into_stream();
-    let mut hasher = Sha256::new();
-    while let Some(bytes) = stream.next().await {
-        hasher.update(&bytes.map_err(failed)?);
-    }
-    let sha256: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if sha256 == file.sha256.0 {
-        Ok(())
-    } else {
-        Err(damage(format!("has the SHA-256 {sha256}, its manifest says {}", file.sha256)))
+    match archive.verify_data(file).await {
+        Ok(()) => Ok(()),
+        Err(twice_log::Error::ArchiveDamage { path, reason }) => Err(Error::ArchiveDamage { path, reason }),
+        Err(error) => Err(error.into()),
     }
 }

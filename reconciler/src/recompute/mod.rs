@@ -13,6 +13,7 @@ mod engine;
 mod layouts;
 mod memory;
 mod process;
+mod related;
 pub(crate) mod relations;
 mod rules;
 mod scan;
@@ -28,7 +29,6 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use twice_log::CampaignId;
-use twice_log::archive::s3::S3Config;
 use twice_log::archive::Archive;
 use twice_log::event::Sha256Hex;
 use twice_store::{BillingCounts, Cost, Divergence};
@@ -43,9 +43,10 @@ pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
 pub use rules::{Rules, rules_sha256};
 pub(crate) use session::SliceSession;
-pub(crate) use slices::CampaignRange;
+pub(crate) use slices::{CampaignRange, footer};
 pub(crate) use spill::SpillFolder;
 pub use spill::sweep as sweep_spill;
+pub use twice_log::archive::ArchiveLocation;
 
 /// The statement that makes the bill. An auditor can paste it into another engine.
 pub const BILLING_SQL: &str = include_str!("billing.sql");
@@ -63,29 +64,6 @@ pub struct ResourceLimits {
     pub verify_files: bool,
     /// Rows counted at once; `None`: as many as fit the memory. Decides slices, never a count.
     pub rows_per_slice_max: Option<u64>,
-}
-
-/// Where the child finds the archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ArchiveLocation {
-    /// A local directory.
-    Local { root: PathBuf },
-    /// Buckets of S3. Credentials are not among the settings: the child finds them where its parent did.
-    S3 { config: Box<S3Config> },
-}
-
-impl ArchiveLocation {
-    /// Opens the archive for reading.
-    ///
-    /// # Errors
-    /// `Log` if it is not there.
-    pub fn open(&self) -> Result<Archive> {
-        match self {
-            ArchiveLocation::Local { root } => Ok(Archive::read_local(root)?),
-            ArchiveLocation::S3 { config } => Ok(config.open_for_reading()?),
-        }
-    }
 }
 
 /// What the child is to answer.

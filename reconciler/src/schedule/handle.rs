@@ -9,7 +9,7 @@ use twice_log::archive::{Archive, BillingPath};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
 use twice_log::{CampaignId, Clock, Hour};
-use twice_store::{BillingStore, CampaignStore, ImportStore};
+use twice_store::{BillingStore, CampaignStore, ImportStore, Replay};
 
 use super::messages::{GetStatus, ReconcileDue, ReconcileHour, Stop};
 use super::progress::{HourReport, ProgressSender, ReconcilerStatus};
@@ -36,6 +36,8 @@ pub struct ReconcilerDeps {
     pub seals: Arc<dyn SealControl>,
     pub archiver: Arc<dyn ArchiveControl>,
     pub recompute: Arc<dyn Recompute>,
+    /// Counts runs by replay through the stream's code (kappa).
+    pub replay: Arc<dyn Replay>,
     pub fail_points: FailPoints,
 }
 

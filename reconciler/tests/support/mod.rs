@@ -4,6 +4,7 @@
 
 pub mod model;
 pub mod node;
+pub mod replay;
 pub mod streams;
 
 use std::collections::BTreeMap;

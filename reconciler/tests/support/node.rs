@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use twice_log::archive::BillingPath;
@@ -26,6 +26,7 @@ use twice_store::{
 };
 
 use super::model;
+use super::replay::SqlReplay;
 use super::{GENERATION, Records, Run, hour};
 
 pub const PARTITIONS: u32 = 2;
@@ -241,6 +242,7 @@ pub struct Node {
     pub store: Arc<SqliteStore>,
     seals: Arc<ModelSeals>,
     archiver: Arc<HandArchiver>,
+    pub replay: Arc<SqlReplay>,
 }
 
 impl Node {
@@ -258,6 +260,11 @@ impl Node {
         let seals = ModelSeals { log: log.clone(), archive: archive.clone(), absent: AtomicBool::new(false) };
         let archiver =
             HandArchiver { log: log.clone(), archive: archive.clone(), asleep: AtomicBool::new(false) };
+        let replay = SqlReplay {
+            archive: archive.clone(),
+            spill_dir: folder.path().join("replay"),
+            miscounted: AtomicU64::new(0),
+        };
         Self {
             folder,
             clock,
@@ -266,6 +273,7 @@ impl Node {
             store: Arc::new(store.expect("store opens")),
             seals: Arc::new(seals),
             archiver: Arc::new(archiver),
+            replay: Arc::new(replay),
         }
     }
 
@@ -349,6 +357,7 @@ impl Node {
             seals: self.seals.clone(),
             archiver: self.archiver.clone(),
             recompute,
+            replay: self.replay.clone(),
             fail_points: FailPoints::default(),
         };
         Reconciler::start(config, deps).expect("reconciler starts")

@@ -1,0 +1,132 @@
+//! The parent's side: starts the child, hands it the request, reads its lines.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Most bytes of the child's standard error that an error carries.
+const STDERR_BYTES_MAX: usize = 4096;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+/// How the child's allocator gives memory back. Its default keeps what was freed for ten seconds, and one arena for
+/// each quarter of a core: a slice would begin while the last one's memory is still held. Read by jemalloc, which the
+/// node is built with; without effect under another allocator.
+const ALLOCATOR: [(&str, &str); 2] = [
+    ("_RJEM_MALLOC_CONF", "narenas:2,dirty_decay_ms:200,muzzy_decay_ms:0,background_thread:true"),
+    ("MALLOC_ARENA_MAX", "2"),
+];
+
+/// Why a child gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// It could not be started or spoken to.
+    #[error("{action}")]
+    Io {
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended with a status that is no success.
+    #[error("it failed ({status}): {detail}")]
+    Failed {
+        status: String,
+        /// The end of what it said on standard error.
+        detail: String,
+        /// Killed or aborted: probably for want of memory.
+        killed: bool,
+    },
+}
+
+/// A program to start as a child.
+#[derive(Debug, Clone)]
+pub struct ChildCommand {
+    program: PathBuf,
+    arguments: Vec<String>,
+    nice: i32,
+}
+
+impl ChildCommand {
+    /// Starts `program arguments…` with niceness `nice`, 0 to 19.
+    pub fn new(program: PathBuf, arguments: Vec<String>, nice: i32) -> Self {
+        Self { program, arguments, nice }
+    }
+
+    /// Starts the child, writes `request`, and gives each line to `take` until it returns an error or the child ends.
+    ///
+    /// # Errors
+    /// What `take` returned, first; else why there was no answer.
+    pub async fn run<E: From<ChildError>>(
+        &self,
+        request: Vec<u8>,
+        mut take: impl FnMut(&str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut child = self.start()?;
+        let failed = |action| move |source| ChildError::Io { action, source };
+        let (stdin, stdout, stderr) = match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+            (Some(stdin), Some(stdout), Some(stderr)) => (stdin, stdout, stderr),
+            _ => return Err(failed("open pipes")(std::io::ErrorKind::BrokenPipe.into()).into()),
+        };
+        let write = async move {
+            let mut stdin = stdin;
+            // A child that died before it read everything says why by its status.
+            let _ = stdin.write_all(&request).await;
+            let _ = stdin.shutdown().await;
+        };
+        let complaints = async move {
+            let mut bytes = Vec::new();
+            let _ = stderr.take(1 << 20).read_to_end(&mut bytes).await;
+            tail(&bytes)
+        };
+        let read = async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Some(line) = lines.next_line().await.map_err(failed("read"))? {
+                take(&line)?;
+            }
+            Ok::<(), E>(())
+        };
+        let ((), answered, complaints) = futures::join!(write, read, complaints);
+        let status = child.wait().await.map_err(failed("wait"))?;
+        answered?;
+        if status.success() { Ok(()) } else { Err(child_failed(status, complaints).into()) }
+    }
+
+    fn start(&self) -> Result<Child, ChildError> {
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .envs(ALLOCATOR)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| ChildError::Io { action: "start", source })?;
+        lower_priority(&child, self.nice);
+        Ok(child)
+    }
+}
+
+/// Lowers the child's priority from outside: it does so before any work, as the child still waits for its request.
+fn lower_priority(child: &Child, nice: i32) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = rustix::process::setpriority_process(Some(pid), nice)
+    {
+        // The bill is worth more than the priority.
+        tracing::warn!(%error, "a counting process keeps its priority");
+    }
+}
+
+/// Returns the end of what the child said on standard error.
+fn tail(bytes: &[u8]) -> String {
+    let from = bytes.len().saturating_sub(STDERR_BYTES_MAX);
+    String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
+}
+
+fn child_failed(status: ExitStatus, detail: String) -> ChildError {
+    // The kernel's out-of-memory killer, or a container's; and an allocation beyond the process's own bound.
+    let killed = matches!(status.signal(), Some(SIGKILL | SIGABRT));
+    ChildError::Failed { status: status.to_string(), detail, killed }
+}
