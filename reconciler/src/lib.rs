@@ -4,6 +4,7 @@
 //! `compare` explains preliminary against billed by cause (G-5); `schedule` is the actor tree that closes hours in G-3's
 //! order and commits them under G-4. What it needs of other crates are the traits in `ports`, which the node implements.
 
+pub mod audit;
 pub mod compare;
 mod config;
 mod error;

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use twice_log::CampaignId;
 use twice_log::archive::{Archive, FileEntry, Rate};
@@ -137,14 +137,20 @@ fn rates_extent(rates: &[Rate]) -> Extent {
 }
 
 async fn extents(archive: &Archive, file: &FileEntry) -> Result<Vec<Extent>> {
+    let metadata = footer(archive, file).await?;
+    Ok(metadata.row_groups().iter().map(extent).collect())
+}
+
+/// Reads a file's footer and nothing else of it.
+///
+/// # Errors
+/// `Archive` or `Log` if it cannot be read.
+pub async fn footer(archive: &Archive, file: &FileEntry) -> Result<ParquetMetaData> {
     let path = Path::parse(&file.path)
         .map_err(|error| Error::ArchiveDamage { path: file.path.clone(), reason: error.to_string() })?;
     let footer = Footer { store: archive.store_of(archive.bucket_of(file)), path };
-    let metadata = ParquetMetaDataReader::new()
-        .load_and_finish(footer, file.bytes)
-        .await
-        .map_err(|source| twice_log::Error::Parquet { path: file.path.clone(), source })?;
-    Ok(metadata.row_groups().iter().map(extent).collect())
+    let read = ParquetMetaDataReader::new().load_and_finish(footer, file.bytes).await;
+    Ok(read.map_err(|source| twice_log::Error::Parquet { path: file.path.clone(), source })?)
 }
 
 /// Reads ranges of one file for the footer's decoder.

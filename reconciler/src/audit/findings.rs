@@ -1,0 +1,59 @@
+//! What the checks found, check by check.
+//!
+//! Guarantee: a check passes only if it was carried out and found nothing. Lists are bounded, counts are not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twice_log::CampaignId;
+
+use super::certificate::{Check, CheckLine, Finding};
+
+/// Findings listed of one check, and notices listed in all: a broken archive must not make a certificate without end.
+const LISTED_MAX: usize = 1_000;
+
+/// Collects findings and notices.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    campaign: Option<CampaignId>,
+    listed: BTreeSet<Finding>,
+    counts: BTreeMap<Check, u64>,
+    notices: BTreeSet<Finding>,
+}
+
+impl Findings {
+    /// Collects; findings about rows are limited to `campaign`, if given.
+    pub fn of(campaign: Option<CampaignId>) -> Self {
+        Self { campaign, ..Self::default() }
+    }
+
+    /// Returns whether the rows of a campaign are asked about.
+    pub fn covers(&self, campaign: &CampaignId) -> bool {
+        self.campaign.as_ref().is_none_or(|asked| asked == campaign)
+    }
+
+    /// Adds a finding.
+    pub fn add(&mut self, check: Check, object: impl Into<String>, reason: impl Into<String>) {
+        let count = self.counts.entry(check).or_default();
+        *count += 1;
+        if *count <= LISTED_MAX as u64 {
+            self.listed.insert(Finding { check, object: object.into(), reason: reason.into() });
+        }
+    }
+
+    /// Adds a notice: it does not break the verdict.
+    pub fn notice(&mut self, check: Check, object: impl Into<String>, reason: impl Into<String>) {
+        if self.notices.len() < LISTED_MAX {
+            self.notices.insert(Finding { check, object: object.into(), reason: reason.into() });
+        }
+    }
+
+    /// Returns the lines of all checks, the findings in order, and the notices.
+    pub fn finish(self) -> (Vec<CheckLine>, Vec<Finding>, Vec<Finding>) {
+        let line = |check: Check| {
+            let findings = self.counts.get(&check).copied().unwrap_or(0);
+            CheckLine { check, statement: check.statement().to_owned(), passed: findings == 0, findings }
+        };
+        let lines = Check::ALL.into_iter().map(line).collect();
+        (lines, self.listed.into_iter().collect(), self.notices.into_iter().collect())
+    }
+}

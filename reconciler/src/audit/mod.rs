@@ -1,0 +1,223 @@
+//! Derives the bill of one hour again from the archive alone and compares it with the billing store (issue 4, G-4, G-7).
+//!
+//! Guarantee: every check is carried out, whatever another one found; each finding names its object and what is wrong;
+//! the archive and the store are only read. What is wrong with either is a finding; only what cannot be asked (no archive,
+//! no store) keeps an audit from being made. Words: *certificate* = what an audit says, with a hash by which two audits
+//! are compared; *finding* = breaks the verdict; *notice* = does not.
+//! Flow: the records of both paths' runs (`history`), the manifest chains (`chains`), the audited run's inputs (`inputs`),
+//! its data files (`files`), and the rows counted again (`recount`). `docs/audit.md` says what this proves.
+
+mod certificate;
+mod chains;
+mod files;
+mod findings;
+mod history;
+mod inputs;
+mod recount;
+mod text;
+
+use std::sync::Arc;
+
+use twice_log::archive::{Archive, BillingPath, CountingSettings, RunInputs, RunKey, layout};
+use twice_log::event::Sha256Hex;
+use twice_log::{CampaignId, Clock, Hour};
+use twice_store::{BillingStore, CampaignStore, Replay};
+
+use self::chains::Chains;
+use self::findings::Findings;
+use self::history::{Historian, PathHistory, Recorded, stored_runs};
+use crate::error::{Error, Result, describe};
+use crate::recompute::{ArchiveLocation, Recompute, ResourceLimits};
+
+pub use certificate::{
+    AuditVerdict, AuditedRun, Certificate, CertifiedRow, Check, CheckLine, FORMAT, Figures, Finding,
+    NewestRun,
+};
+
+/// The paths of billing rows.
+const PATHS: [BillingPath; 2] = [BillingPath::Lambda, BillingPath::Kappa];
+
+/// What an audit works with. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditDeps {
+    pub clock: Arc<dyn Clock>,
+    pub archive: Archive,
+    /// Where a counting process opens the same archive.
+    pub archive_location: ArchiveLocation,
+    pub billing: Arc<dyn BillingStore>,
+    pub campaigns: Arc<dyn CampaignStore>,
+    pub recompute: Arc<dyn Recompute>,
+    /// Counts hours whose bill is the replay's; without it such hours cannot be counted again.
+    pub replay: Option<Arc<dyn Replay>>,
+    pub limits: ResourceLimits,
+}
+
+/// What is audited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditQuestion {
+    pub hour: Hour,
+    /// Limits rows and findings about rows; chains, records and files are examined whole.
+    pub campaign: Option<CampaignId>,
+}
+
+/// Audits an hour.
+///
+/// # Errors
+/// `NotReconciled` if neither archive nor store know a run of the hour; whatever keeps archive or store from answering.
+pub async fn audit(deps: &AuditDeps, question: &AuditQuestion) -> Result<Certificate> {
+    let hour = question.hour;
+    let mut findings = Findings::of(question.campaign.clone());
+    let stored = stored_runs(deps.billing.as_ref(), hour).await?;
+    let historian = Historian { archive: &deps.archive, billing: deps.billing.as_ref(), hour };
+    let mut histories = Vec::new();
+    for path in PATHS {
+        histories.push((path, historian.examine(path, &stored, &mut findings).await?));
+    }
+    if stored.is_empty() && histories.iter().all(|(_, history)| history.runs == 0) {
+        return Err(Error::NotReconciled { hour });
+    }
+    let mode = deps.billing.mode(hour).await?;
+    check_mode(mode, &histories, hour, &mut findings);
+    let newest_runs = histories.iter().filter_map(|(_, history)| history.newest_run.clone()).collect();
+    let runs = histories.iter().map(|(_, history)| history.runs).sum();
+    let history = histories.into_iter().find(|(path, _)| *path == mode);
+    let history = history.map(|(_, history)| history).unwrap_or_default();
+    let examined = examine_bill(deps, hour, mode, history, &mut findings).await?;
+    let (checks, listed, notices) = findings.finish();
+    let proved = checks.iter().all(|line| line.passed);
+    let mut certificate = Certificate {
+        format: FORMAT.to_owned(),
+        tool: format!("twice {}", env!("CARGO_PKG_VERSION")),
+        hour,
+        campaign: question.campaign.clone(),
+        verdict: if proved { AuditVerdict::Proved } else { AuditVerdict::NotProved },
+        mode,
+        newest_runs,
+        run: examined.run,
+        rows: examined.rows,
+        checks,
+        findings: listed,
+        notices,
+        figures: Figures { runs, ..examined.figures },
+        audited_at: deps.clock.now(),
+        certificate_sha256: Sha256Hex(String::new()),
+    };
+    certificate.certificate_sha256 = certificate.hash()?;
+    Ok(certificate)
+}
+
+/// Compares the mode of the store with the one the newest result names.
+fn check_mode(
+    mode: BillingPath,
+    histories: &[(BillingPath, PathHistory)],
+    hour: Hour,
+    findings: &mut Findings,
+) {
+    let newest = histories.iter().filter_map(|(_, history)| history.mode).max_by_key(|(moment, _)| *moment);
+    if let Some((_, recorded)) = newest.filter(|(_, recorded)| *recorded != mode) {
+        let reason = format!("is {mode} in the billing store, and the newest result says {recorded}");
+        findings.add(Check::Store, format!("mode of {hour}"), reason);
+    }
+}
+
+/// What was found out about the bill in force.
+#[derive(Default)]
+struct Examined {
+    run: Option<AuditedRun>,
+    rows: Vec<CertifiedRow>,
+    figures: Figures,
+}
+
+/// Examines the newest run of the path in force: what it read, and what it counts to.
+async fn examine_bill(
+    deps: &AuditDeps,
+    hour: Hour,
+    mode: BillingPath,
+    history: PathHistory,
+    findings: &mut Findings,
+) -> Result<Examined> {
+    let horizon = history
+        .newest
+        .as_ref()
+        .map_or(CountingSettings::default().horizon_hours, |(run, _)| run.value.settings.horizon_hours);
+    let chains = chains::walk(&deps.archive, &inputs::read_hours(hour, horizon), findings).await?;
+    check_recorded_cutoffs(deps, &chains, findings).await?;
+    let figures = Figures { manifests: chains.manifests, ..Figures::default() };
+    let Some((run, result_sha256)) = history.newest else {
+        let reason = "has no run in the archive that could be counted again";
+        findings.add(Check::Recount, format!("hour {hour}, path {mode}"), reason);
+        return Ok(Examined { figures, ..Examined::default() });
+    };
+    let object = layout::run_inputs_path(mode, hour, run.value.seq);
+    chains.check_cutoffs(&object, &run.value.cutoffs, findings);
+    inputs::check_file_lists(&object, &run.value, &chains, findings);
+    inputs::check_seals(&deps.archive, &run.value, findings).await?;
+    inputs::check_rules(&deps.archive, &run.value, findings).await?;
+    inputs::check_rates(&object, &run.value, deps.campaigns.as_ref(), findings).await?;
+    let (files, file_bytes) =
+        files::check_files(&deps.archive, &run.value, deps.limits.threads, findings).await?;
+    files::find_orphans(&deps.archive, &run.value, &chains, findings).await?;
+    drop(chains); // counting needs the memory
+    let stored = recount::newest_rows(deps.billing.as_ref(), hour, mode).await?;
+    let mut figures = Figures { files, file_bytes, ..figures };
+    let rows = match recount::recount(deps, &run).await {
+        Ok((recounted, copies, cost)) => {
+            figures.copies = copies;
+            figures.recount_seconds = cost.wall_seconds;
+            figures.recount_rss_peak_bytes = cost.rss_peak_bytes;
+            recount::compare(hour, mode, recounted, &history.versions, &stored, findings)
+        }
+        // Not a reason to say nothing: all other checks stand.
+        Err(error) => {
+            findings.add(Check::Recount, object, format!("could not be counted again: {}", describe(&error)));
+            Vec::new()
+        }
+    };
+    Ok(Examined { run: Some(audited_run(mode, hour, run, result_sha256)), rows, figures })
+}
+
+/// Checks the highest cutoffs that any run recorded, by the store and by the newest runs in the archive: whoever drops
+/// the newest manifests of a chain leaves a chain that links, and ends too early.
+async fn check_recorded_cutoffs(deps: &AuditDeps, chains: &Chains, findings: &mut Findings) -> Result<()> {
+    chains.check_cutoffs("the billing store", &deps.billing.newest_cutoffs().await?, findings);
+    for path in PATHS {
+        let Some(newest) = deps.archive.run_hours(path).await?.into_iter().next_back() else { continue };
+        match deps.archive.latest_run(path, newest).await {
+            Ok(Some(run)) => {
+                let object = layout::run_inputs_path(path, newest, run.inputs.inputs.seq);
+                chains.check_cutoffs(&object, &run.inputs.inputs.cutoffs, findings);
+            }
+            Ok(None) => {}
+            // The records of another hour: its own audit says what is wrong with them.
+            Err(error) if error.kind() == twice_log::ErrorKind::Damage => {
+                findings.notice(Check::Records, layout::run_folder(path, newest), chains::reason_of(&error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn audited_run(
+    path: BillingPath,
+    hour: Hour,
+    run: Recorded<RunInputs>,
+    result_sha256: Option<Sha256Hex>,
+) -> AuditedRun {
+    let Recorded { value, sha256 } = run;
+    let mut files = value.click_files;
+    files.extend(value.verdict_files);
+    AuditedRun {
+        run_id: RunKey { path, hour, seq: value.seq }.to_string(),
+        status: value.status,
+        inputs_path: layout::run_inputs_path(path, hour, value.seq),
+        inputs_sha256: sha256,
+        result_sha256,
+        rules_sha256: value.rules_sha256,
+        settings: value.settings,
+        cutoffs: value.cutoffs,
+        seals: value.seals,
+        files,
+        rates: value.rates,
+    }
+}

@@ -1,0 +1,168 @@
+//! Counts the audited run again and compares each row with the archive's results and the billing store.
+//!
+//! Lambda rows come from the recompute's child process, kappa rows from a replay; both read the recorded inputs alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twice_log::archive::{BillingPath, RunInputs, StoredRunInputs, layout};
+use twice_log::{CampaignId, Hour};
+use twice_store::{BillingCounts, BillingQuery, BillingRow, BillingStore, Cost, row_digest};
+
+use super::AuditDeps;
+use super::certificate::{CertifiedRow, Check};
+use super::findings::Findings;
+use super::history::{NewestVersion, Recorded, name_of};
+use crate::error::{Error, Result};
+use crate::recompute::{RecomputeRequest, ResourceLimits, Task};
+
+/// Rows read at once.
+const PAGE: u32 = 10_000;
+
+/// Rows counted again, by campaign.
+pub(super) type Recounted = BTreeMap<CampaignId, BillingCounts>;
+
+/// Counts the run again.
+///
+/// # Errors
+/// Whatever kept it from being counted; the audit makes a finding of it where the run's objects are to blame.
+pub(super) async fn recount(
+    deps: &AuditDeps,
+    inputs: &Recorded<RunInputs>,
+) -> Result<(Recounted, u64, Cost)> {
+    let RunInputs { path, hour, seq, .. } = inputs.value;
+    let (rows, copies, cost) = match path {
+        BillingPath::Lambda => {
+            let request = RecomputeRequest {
+                archive: deps.archive_location.clone(),
+                inputs_path: layout::run_inputs_path(path, hour, seq),
+                inputs_sha256: inputs.sha256.clone(),
+                // The audit has just compared each file itself, and goes on where one differs.
+                limits: ResourceLimits { verify_files: false, ..deps.limits.clone() },
+                task: Task::Bill,
+                aggregates_dir: None,
+            };
+            let recomputed = deps.recompute.recompute(request).await?;
+            (recomputed.rows, recomputed.summary.copies, recomputed.summary.cost)
+        }
+        BillingPath::Kappa => {
+            let Some(replay) = &deps.replay else {
+                let reason = "the bill of this hour is the replay's, and no replay can be started here";
+                return Err(Error::Config { reason: reason.to_owned() });
+            };
+            let stored = StoredRunInputs { inputs: inputs.value.clone(), sha256: inputs.sha256.clone() };
+            let replayed = replay.replay(std::slice::from_ref(&stored), None).await?;
+            let hour = replayed.hours.into_iter().find(|replayed| replayed.hour == hour);
+            (hour.map(|hour| hour.rows).unwrap_or_default(), replayed.copies, replayed.cost)
+        }
+    };
+    Ok((rows.into_iter().map(|row| (row.campaign_id.clone(), row)).collect(), copies, cost))
+}
+
+/// Reads the newest version of each row of the hour and path.
+///
+/// # Errors
+/// `Store` if the store does not answer.
+pub(super) async fn newest_rows(
+    billing: &dyn BillingStore,
+    hour: Hour,
+    path: BillingPath,
+) -> Result<BTreeMap<CampaignId, BillingRow>> {
+    let mut rows = BTreeMap::new();
+    let mut cursor = None;
+    loop {
+        let query = BillingQuery {
+            from: hour,
+            to: hour.plus(1),
+            campaign: None,
+            path: Some(path),
+            version: None,
+            as_of: None,
+            limit: PAGE,
+            cursor,
+        };
+        let page = billing.billing(&query).await?;
+        rows.extend(page.rows.into_iter().map(|row| (row.counts.campaign_id.clone(), row)));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(rows);
+        }
+    }
+}
+
+/// Compares rows counted again with the newest versions in the archive's results and in the store.
+pub(super) fn compare(
+    hour: Hour,
+    path: BillingPath,
+    mut recounted: Recounted,
+    versions: &BTreeMap<CampaignId, NewestVersion>,
+    stored: &BTreeMap<CampaignId, BillingRow>,
+    findings: &mut Findings,
+) -> Vec<CertifiedRow> {
+    let campaigns: BTreeSet<CampaignId> =
+        recounted.keys().chain(versions.keys()).chain(stored.keys()).cloned().collect();
+    let mut rows = Vec::new();
+    for campaign in campaigns {
+        if !findings.covers(&campaign) {
+            continue;
+        }
+        let in_store = stored.get(&campaign);
+        // A campaign that vanished has a version of zeros, in the currency it had.
+        let counts = recounted.remove(&campaign).unwrap_or_else(|| {
+            BillingCounts::zero(campaign.clone(), in_store.and_then(|row| row.counts.currency))
+        });
+        let digest = row_digest(hour, &counts);
+        let version = versions.get(&campaign);
+        let name = in_store.map_or_else(|| format!("row {campaign} {hour} {path}"), name_of);
+        if let Some(reason) = difference(&counts, in_store) {
+            findings.add(Check::Recount, &name, reason);
+        }
+        match version {
+            Some(version) if version.digest != digest => {
+                let reason = format!(
+                    "counts to the digest {digest}, and the results in the archive say {}",
+                    version.digest
+                );
+                findings.add(Check::Recount, &name, reason);
+            }
+            Some(_) => {}
+            None => findings.add(Check::Recount, &name, "is in no result of the archive, and was counted"),
+        }
+        rows.push(CertifiedRow { counts, digest, version: version.map(|version| version.version) });
+    }
+    rows
+}
+
+/// Says how a stored row differs from what was counted, each number with both values.
+fn difference(counted: &BillingCounts, stored: Option<&BillingRow>) -> Option<String> {
+    let Some(stored) = stored else {
+        return Some(format!("is not in the billing store, and counts to {} billable", counted.billable));
+    };
+    let stored = &stored.counts;
+    let numbers = [
+        ("gross", counted.gross, stored.gross),
+        ("duplicates", counted.duplicates, stored.duplicates),
+        ("conflicts", counted.conflicts, stored.conflicts),
+        ("invalid_givt", counted.invalid_givt, stored.invalid_givt),
+        ("invalid_sivt", counted.invalid_sivt, stored.invalid_sivt),
+        ("billable", counted.billable, stored.billable),
+        ("unpriced", counted.unpriced, stored.unpriced),
+    ];
+    let numbers = numbers.into_iter().filter(|(_, counted, stored)| counted != stored);
+    let mut texts: Vec<String> = numbers
+        .map(|(name, counted, stored)| {
+            format!("{name} is {stored} in the billing store and counts to {counted}")
+        })
+        .collect();
+    if counted.amount_micros != stored.amount_micros || counted.currency != stored.currency {
+        let money = |counts: &BillingCounts| {
+            let currency = counts.currency.map_or("no currency".to_owned(), |code| code.to_string());
+            format!("{} {currency}", counts.amount_micros)
+        };
+        texts.push(format!(
+            "amount_micros is {} in the billing store and counts to {}",
+            money(stored),
+            money(counted)
+        ));
+    }
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
