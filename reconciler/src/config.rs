@@ -151,7 +151,7 @@ impl ReconcilerConfig {
     }
 
     /// Returns what one recompute may use.
-    pub(crate) fn limits(&self) -> ResourceLimits {
+    pub fn limits(&self) -> ResourceLimits {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         ResourceLimits {
             threads: if self.threads == 0 { cores } else { self.threads },
