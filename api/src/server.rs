@@ -17,12 +17,13 @@ use twice_store::aggregates::AggregateReader;
 use twice_store::billing::BillingStore;
 use twice_store::campaigns::CampaignStore;
 use twice_store::imports::ImportStore;
+use twice_store::modes::ModeStore;
 use twice_store::windows::WindowStore;
 
 use crate::config::ApiConfig;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
-use crate::ports::{Admission, ExplainControl, HealthStatus, ReconcileControl, StreamStatus};
+use crate::ports::{Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ShadowControl, StreamStatus};
 use crate::query::QueryActor;
 use crate::routes;
 
@@ -38,10 +39,14 @@ pub struct ApiDeps {
     pub aggregates: Arc<dyn AggregateReader>,
     pub campaigns: Arc<dyn CampaignStore>,
     pub imports: Arc<dyn ImportStore>,
+    pub modes: Arc<dyn ModeStore>,
     pub clock: Arc<dyn Clock>,
     pub pseudonyms: Arc<PseudonymKeys>,
     pub reconcile: Arc<dyn ReconcileControl>,
     pub explain: Arc<dyn ExplainControl>,
+    pub shadow: Arc<dyn ShadowControl>,
+    pub audit: Arc<dyn AuditControl>,
+    pub compare: Arc<dyn CompareControl>,
     pub stream: Arc<dyn StreamStatus>,
     pub health: Arc<dyn HealthStatus>,
     pub admission: Arc<dyn Admission>,

@@ -3,14 +3,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line program speaks on both
 
 mod archive;
+mod audit;
 mod cli;
 mod disk;
 mod housekeeping;
+mod lines;
 mod log;
 mod metrics;
 mod node;
 mod note;
 mod ports;
+mod recovery;
 mod settings;
 mod telemetry;
 mod trim;

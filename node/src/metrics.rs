@@ -14,6 +14,10 @@ pub const LOG_OVER_LIMIT_BYTES: &str = "twice_log_over_limit_bytes";
 pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "twice_log_trimmed_segments_total";
 /// Reads of the Fluvio log that were complete after they had met a hole.
 pub const FLUVIO_HOLES_REPAIRED_TOTAL: &str = "twice_fluvio_holes_repaired_total";
+/// Time from the start of the node until the stream path had applied what was in the log then.
+pub const START_RECOVERY_SECONDS: &str = "twice_start_recovery_seconds";
+/// 1 if the process before ended without a graceful stop.
+pub const START_AFTER_UNCLEAN_END: &str = "twice_start_after_unclean_end";
 /// Requests to store records that were sent to Fluvio again.
 pub const FLUVIO_APPEND_RETRIES_TOTAL: &str = "twice_fluvio_append_retries_total";
 
@@ -23,6 +27,8 @@ pub fn describe() {
     describe_gauge!(LOG_BYTES, Unit::Bytes, "size of the log's segment files");
     describe_gauge!(LOG_EARLIEST_OFFSET, Unit::Count, "first offset the log still holds");
     describe_gauge!(LOG_OVER_LIMIT_BYTES, Unit::Bytes, "bytes of log above its limit that are still needed");
+    describe_gauge!(START_RECOVERY_SECONDS, Unit::Seconds, "start of the node until the stream caught up");
+    describe_gauge!(START_AFTER_UNCLEAN_END, Unit::Count, "1 if the process before was killed");
     describe_counter!(FLUVIO_HOLES_REPAIRED_TOTAL, Unit::Count, "reads complete after they had met a hole");
     describe_counter!(FLUVIO_APPEND_RETRIES_TOTAL, Unit::Count, "requests to store records sent again");
     describe_counter!(LOG_TRIMMED_SEGMENTS_TOTAL, Unit::Count, "segments of the log trimmed");

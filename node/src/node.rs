@@ -26,10 +26,12 @@ use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerH
 use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
 
 use crate::archive;
+use crate::audit::AuditProcess;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{ArchiverFlush, Explains, Reconciles, Status, StreamSeals};
+use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, Status, StreamSeals};
+use crate::recovery::Recovery;
 use crate::trim::{TrimConfig, Trimming};
 
 /// Renders the metrics as Prometheus text.
@@ -62,6 +64,8 @@ pub struct Node {
     archiving: Archiving,
     reconciler: ReconcilerHandle,
     housekeeping: JoinHandle<()>,
+    recovery: Arc<Recovery>,
+    audits: Arc<Audits>,
     _lock: File,
 }
 
@@ -74,13 +78,12 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
         let folder = config.data_dir.as_path();
-        fs.create_dir_all(folder)
-            .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
-        let lock = lock(folder)?;
+        let (lock, recovery) = take(folder, fs.as_ref(), clock.as_ref())?;
         let space = Arc::new(DiskSpace::new(folder, config.disk)?);
         let log =
             OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
+        let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
         let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
         let windows_folder = folder.join("sled/windows");
         let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
@@ -103,6 +106,7 @@ impl Node {
             replay: Arc::new(replay_child(&config.replay, archive_location, folder)?),
             fail_points: config.fail_points.clone(),
         };
+        let compare = compares(&config, &deps, &log, &stream, &recovery);
         let reconciler = Reconciler::start(config.reconciler.clone(), deps)?;
         let status = Arc::new(Status {
             node: "local".to_owned(),
@@ -130,10 +134,12 @@ impl Node {
             archiving,
             reconciler,
             housekeeping: actix_web::rt::spawn(housekeeping.run()),
+            recovery,
+            audits: Arc::new(Audits::new(audits)),
             _lock: lock,
         };
         let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
-        let deps = node.api_deps(status, aggregates, clock, pseudonyms, config.render_metrics);
+        let deps = node.api_deps(status, aggregates, compare, clock, pseudonyms, config.render_metrics);
         let (server, handle) = twice_api::serve(deps, listener, config.api)?;
         Ok((node, server, handle))
     }
@@ -142,6 +148,7 @@ impl Node {
         &self,
         status: Arc<Status>,
         aggregates: Arc<ArchiveAggregates>,
+        compare: Arc<Compares>,
         clock: Arc<dyn Clock>,
         pseudonyms: Arc<PseudonymKeys>,
         render_metrics: RenderMetrics,
@@ -157,6 +164,8 @@ impl Node {
             pseudonyms,
             reconcile: Arc::new(Reconciles(self.reconciler.clone())),
             explain: Arc::new(Explains(self.reconciler.clone())),
+            audit: self.audits.clone(),
+            compare,
             stream: status.clone(),
             admission: status.space.clone(),
             health: status,
@@ -176,7 +185,9 @@ impl Node {
         let windows = self.windows.flush().await.context("flushing the windows");
         self.store.close().await;
         self.log.close();
-        stream.and(archiving).and(windows)
+        let stopped = stream.and(archiving).and(windows);
+        // Only a stop that wrote everything down is a graceful one.
+        stopped.and_then(|()| self.recovery.end(&RealFs))
     }
 }
 
@@ -203,6 +214,24 @@ async fn start_readers(
     let settings = config.counting;
     let parts = ArchivingParts { log, archive, settings, fail_points: config.fail_points.clone() };
     Ok((stream, Archiving::start(parts, config.archiver.clone()).await?))
+}
+
+/// Returns what compares the paths, and begins to watch how long the stream path takes to catch up.
+fn compares(
+    config: &NodeConfig,
+    deps: &ReconcilerDeps,
+    log: &OpenLog,
+    stream: &StreamPath,
+    recovery: &Arc<Recovery>,
+) -> Arc<Compares> {
+    let (watched, watching) = (stream.clone(), recovery.clone());
+    actix_web::rt::spawn(async move { watching.watch(watched).await });
+    let around = Around {
+        folder: config.data_dir.clone(),
+        log: log.embedded(),
+        running: Some((stream.clone(), recovery.clone())),
+    };
+    Arc::new(Compares::of(deps, &config.reconciler, &config.replay, Arc::new(around)))
 }
 
 /// Returns what trims the log, where the node keeps one of its own.
@@ -236,6 +265,14 @@ pub fn replay_child(config: &ReplayConfig, archive: ArchiveLocation, data_dir: &
 fn recompute_child(nice: i32) -> Result<ProcessRecompute> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     Ok(ProcessRecompute::new(program, nice))
+}
+
+/// Makes the data folder if it is not there, and takes it for a node.
+fn take(folder: &Path, fs: &dyn FileSystem, clock: &dyn Clock) -> Result<(File, Arc<Recovery>)> {
+    fs.create_dir_all(folder)
+        .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+    let lock = lock(folder)?;
+    Ok((lock, Arc::new(Recovery::begin(fs, folder, clock)?)))
 }
 
 /// Takes the data folder for this process until the file is dropped.

@@ -1,16 +1,24 @@
 //! Operations: campaigns, reconciliations, divergence, the stream's state and health.
 
+mod audits;
 mod campaigns;
+mod comparisons;
 mod divergence;
 mod health;
+mod mode;
 mod reconciliations;
+mod shadow;
 
 use crate::error::{Error, Result};
 
+pub(crate) use audits::post_audits;
 pub(crate) use campaigns::{get_campaign, get_campaigns, post_campaigns, put_campaign};
+pub(crate) use comparisons::{get_comparison, get_comparisons, post_comparisons};
 pub(crate) use divergence::{get_divergence, get_explain};
 pub(crate) use health::{get_livez, get_metrics, get_readyz, get_stream};
+pub(crate) use mode::{get_mode, put_mode};
 pub(crate) use reconciliations::{get_reconciliations, post_reconciliations};
+pub(crate) use shadow::post_shadow_runs;
 
 const LIMIT_DEFAULT: u32 = 1_000;
 const LIMIT_MAX: u32 = 10_000;

@@ -1,5 +1,9 @@
 //! What the HTTP face needs of the other parts, as traits that the node implements with the actors.
 
+mod audit;
+mod compare;
+mod shadow;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -7,6 +11,12 @@ use twice_log::archive::RunOutcome;
 use twice_log::{CampaignId, ClickId, Generation, Hour, LogOffset, PartitionId, UtcMillis};
 use twice_store::billing::StreamState;
 use utoipa::ToSchema;
+
+pub use audit::AuditControl;
+pub use compare::{CompareControl, CompareEvent, CompareRequest, ComparisonSummary};
+pub use shadow::{
+    ShadowAmount, ShadowChange, ShadowControl, ShadowCurrencies, ShadowQuery, ShadowReport, ShadowRow, ShadowSide,
+};
 
 /// Why a port cannot do what it is asked.
 #[derive(Debug, thiserror::Error)]

@@ -75,6 +75,9 @@ async fn a_reconciliation_streams_its_progress_as_lines() {
     assert_eq!((status.as_u16(), body), (202, json!({ "started": true })));
     problem(server.post("/v1/reconciliations", JSON, r#"{"due":true}"#), 409, "under way").await;
     problem(server.get("/v1/explain?hour=2025-01-15T11&campaign=c"), 404, "2025-01-15T11").await;
+    let (status, body) = ask(server.post("/v1/audits", JSON, hour)).await;
+    assert_eq!((status, body), (200, json!({ "verdict": "proved" })));
+    problem(server.post("/v1/audits", JSON, r#"{"hour":"2025-01-15T12"}"#), 404, "2025-01-15T12").await;
     server.stop().await;
 }
 
@@ -110,6 +113,9 @@ async fn the_document_names_every_route_and_every_schema_it_refers_to() {
         ("/v1/campaigns/{campaign_id}/ads/{ad_id}/clicks", "get"),
         ("/v1/campaigns/{campaign_id}/clicks", "get"),
         ("/v1/clicks", "post"),
+        ("/v1/comparisons", "get"),
+        ("/v1/comparisons", "post"),
+        ("/v1/comparisons/{id}", "get"),
         ("/v1/divergence", "get"),
         ("/v1/explain", "get"),
         ("/v1/imports", "post"),
@@ -147,6 +153,28 @@ async fn the_dashboard_needs_nothing_from_elsewhere() {
     let foreign = addresses.iter().filter(|text| text.starts_with(':') && !text.starts_with("://www.w3.org"));
     assert_eq!(foreign.count(), 0, "{addresses:?}");
     assert!(!page.contains("innerHTML"), "texts of others are never markup");
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_comparison_is_answered_as_it_goes_and_refused_as_a_problem() {
+    let server = Server::start().await;
+    let hours = serde_json::json!({"from": "2025-01-15T10", "to": "2025-01-15T12"});
+    let start = |body: &Value| server.post("/v1/comparisons", JSON, body.to_string());
+    let text = start(&hours).send().await.expect("an answer").text().await.expect("a body");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0], serde_json::json!({"event": "progress", "path": "kappa", "done": 1, "total": 2}));
+    assert_eq!(
+        (&lines[1]["event"], &lines[1]["id"], &lines[1]["comparison"]["equal"]),
+        (&"done".into(), &"kept-2025-01-15T10-2025-01-15T12".into(), &true.into())
+    );
+    let empty = serde_json::json!({"from": "2025-01-15T10", "to": "2025-01-15T10"});
+    problem(start(&empty), 422, "must lie before").await;
+    let priced = serde_json::json!({"from": "2025-01-15T10", "to": "2025-01-15T12", "prices": {}});
+    problem(start(&priced), 422, "prices").await;
+    problem(server.get("/v1/comparisons/other"), 404, "comparison other").await;
+    let (status, page) = ask(server.get("/v1/comparisons")).await;
+    assert_eq!((status.as_u16(), page), (200, serde_json::json!({"rows": [], "next_cursor": null})));
     server.stop().await;
 }
 

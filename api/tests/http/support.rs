@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tempfile::TempDir;
 use twice_api::ports::{
-    Admission, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
-    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, StreamReport,
+    Admission, AuditControl, CompareControl, CompareEvent, CompareRequest, ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
+    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ShadowControl,
+    ShadowQuery, ShadowReport, StreamReport,
     StreamStatus,
 };
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
@@ -25,7 +28,7 @@ use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::{
     CampaignId, Click, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
 };
-use twice_store::{ArchiveAggregates, SledWindows, SqliteStore};
+use twice_store::{ArchiveAggregates, Page, SledWindows, SqliteStore};
 
 pub const NDJSON: &str = "application/x-ndjson";
 pub const JSON: &str = "application/json";
@@ -59,9 +62,63 @@ impl ReconcileControl for Parts {
 }
 
 #[async_trait]
+impl AuditControl for Parts {
+    async fn audit(&self, hour: Hour, _: Option<CampaignId>) -> Result<Box<RawValue>, PortError> {
+        if hour != "2025-01-15T11".parse().expect("valid hour") {
+            return Err(PortError::NotFound { what: format!("a bill of {hour}") });
+        }
+        Ok(RawValue::from_string("{\"verdict\":\"proved\"}".to_owned()).expect("JSON"))
+    }
+}
+
+#[async_trait]
 impl ExplainControl for Parts {
     async fn explain(&self, query: ExplainQuery) -> Result<Explanation, PortError> {
         Err(PortError::NotFound { what: format!("a committed run of {}", query.hour) })
+    }
+}
+
+#[async_trait]
+impl CompareControl for Parts {
+    async fn start(
+        &self,
+        request: CompareRequest,
+    ) -> Result<BoxStream<'static, CompareEvent>, PortError> {
+        if request.prices.is_some() {
+            return Err(PortError::Refused { reason: "prices do not read".into() });
+        }
+        let progress = CompareEvent::Progress { path: "kappa".into(), done: 1, total: 2 };
+        let id = format!("kept-{}-{}", request.from, request.to);
+        let comparison = RawValue::from_string("{\"equal\":true}".to_owned()).expect("JSON");
+        Ok(stream::iter([progress, CompareEvent::Done { id, equal: true, comparison }]).boxed())
+    }
+
+    async fn list(&self, _: u32, _: Option<String>) -> Result<Page<ComparisonSummary>, PortError> {
+        Ok(Page { rows: Vec::new(), next_cursor: None })
+    }
+
+    async fn get(&self, id: &str) -> Result<Bytes, PortError> {
+        Err(PortError::NotFound { what: format!("comparison {id}") })
+    }
+}
+
+#[async_trait]
+impl ShadowControl for Parts {
+    async fn compare(&self, query: ShadowQuery) -> Result<ShadowReport, PortError> {
+        if query.sql != "SELECT 1" {
+            return Err(PortError::Refused { reason: "column gross is missing".into() });
+        }
+        Ok(ShadowReport {
+            hour: query.hour,
+            run_id: format!("lambda/{}/000001", query.hour),
+            candidate_sha256: String::new(),
+            equal: true,
+            campaigns: 1,
+            differing: 0,
+            totals: Vec::new(),
+            amounts: Vec::new(),
+            rows: Vec::new(),
+        })
     }
 }
 
@@ -153,10 +210,14 @@ impl Server {
             aggregates: Arc::new(ArchiveAggregates::new(archive.clone(), 8 << 20)),
             campaigns: Arc::new(store.clone()),
             imports: Arc::new(store.clone()),
+            modes: Arc::new(store.clone()),
             clock: clock.clone(),
             pseudonyms: Arc::new(PseudonymKeys::open(folder.path().join("keys")).expect("keys open")),
             reconcile: Arc::new(Parts),
             explain: Arc::new(Parts),
+            shadow: Arc::new(Parts),
+            audit: Arc::new(Parts),
+            compare: Arc::new(Parts),
             stream: Arc::new(Parts),
             health: Arc::new(Parts),
             admission: Arc::new(Parts),

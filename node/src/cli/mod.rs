@@ -1,7 +1,9 @@
 //! The commands of `twice`: one file each, and what they end with.
 
+mod audit;
 mod campaigns;
 mod client;
+mod compare;
 mod explain;
 mod import;
 mod log_cat;
@@ -32,7 +34,9 @@ enum Command {
     Up(Box<up::Up>),
     Import(import::Import),
     Reconcile(reconcile::Reconcile),
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
+    Audit(Box<audit::Audit>),
+    Compare(Box<compare::Compare>),
     Campaigns(campaigns::Campaigns),
     /// Reads the hot log
     #[command(subcommand)]
@@ -40,6 +44,9 @@ enum Command {
     /// The counting child of a reconcile; started by the node
     #[command(hide = true)]
     Recompute,
+    /// An audit that the node was asked for; started by the node
+    #[command(hide = true)]
+    AuditChild,
     /// The counting child of a replay; started by the node
     #[command(hide = true)]
     ReplayChild,
@@ -79,9 +86,15 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Up(arguments) => up::run(*arguments),
         Command::Import(arguments) => block_on(import::run(arguments)),
         Command::Reconcile(arguments) => block_on(reconcile::run(arguments)),
-        Command::Explain(arguments) => block_on(explain::run(arguments)),
+        Command::Explain(arguments) => block_on(explain::run(*arguments)),
+        Command::Audit(arguments) => block_on(audit::run(*arguments)),
+        Command::Compare(arguments) => block_on(compare::run(*arguments)),
         Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
         Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
+        Command::AuditChild => {
+            let (input, output) = (std::io::stdin(), std::io::stdout());
+            Ok(Outcome::Exit(crate::audit::run_child(input.lock(), output.lock())))
+        }
         Command::ReplayChild => {
             let (input, output) = (std::io::stdin(), std::io::stdout());
             Ok(Outcome::Exit(twice_actors::replay::child::run(input.lock(), output)))

@@ -1,5 +1,8 @@
 //! What the crates ask of each other, carried over: each port of one crate implemented with the handle of another.
 
+mod audit;
+mod compare;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +17,9 @@ use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMilli
 use twice_reconciler::{ProgressEvent, ReconcilerHandle, ports as batch};
 
 use crate::disk::DiskSpace;
+
+pub use audit::Audits;
+pub use compare::{Around, Compares};
 
 /// Seals hours in the stream path, for the batch path.
 pub struct StreamSeals(pub StreamPath);
@@ -208,9 +214,10 @@ impl Freshness {
 }
 
 impl Status {
-    /// Looks at the partitions: sets the gauges of lag, and marks how fresh the numbers are.
+    /// Looks at the partitions: sets the gauges of lag and freshness, and marks how fresh the numbers are.
     pub async fn look(&self) {
         self.partitions().await;
+        self.stream.freshness();
     }
 
     async fn partitions(&self) -> Vec<api::PartitionStatus> {

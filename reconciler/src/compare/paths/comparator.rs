@@ -18,8 +18,10 @@ use super::figures::{
 use super::money::{Prices, money};
 use super::runs::{self, HourRuns};
 use super::timing;
+use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, ResourceLimits, Task};
+use crate::schedule::ReconcilerDeps;
 
 /// Hours of one comparison at most: their rows are in memory together.
 const HOURS_MAX: i64 = 24 * 31;
@@ -71,6 +73,28 @@ pub struct ComparatorParts {
     /// Memory limit of the replay's process, to show beside its peak.
     pub replay_memory_bytes_max: Option<u64>,
     pub surroundings: Arc<dyn SurroundingsSource>,
+}
+
+impl ComparatorParts {
+    /// Takes what the reconciler works with.
+    pub fn of(
+        deps: &ReconcilerDeps,
+        config: &ReconcilerConfig,
+        replay_memory_bytes_max: Option<u64>,
+        surroundings: Arc<dyn SurroundingsSource>,
+    ) -> Self {
+        Self {
+            clock: deps.clock.clone(),
+            archive: deps.archive.clone(),
+            archive_location: deps.archive_location.clone(),
+            billing: deps.billing.clone(),
+            recompute: deps.recompute.clone(),
+            replay: deps.replay.clone(),
+            limits: config.limits(),
+            replay_memory_bytes_max,
+            surroundings,
+        }
+    }
 }
 
 /// Compares the two paths. Cheap to clone.
@@ -130,7 +154,8 @@ impl Comparator {
         let kappa = self.count_by_kappa(&found.lambda, progress.as_ref()).await?;
         let around = self.parts.surroundings.look().await;
         let created_at = self.parts.clock.now();
-        let comparison = self.put_together((created_at, from, to), prices, found, (&lambda, &kappa), around);
+        let comparison =
+            self.put_together((created_at, from, to), prices, found, (&lambda, &kappa), around).rounded()?;
         super::kept::keep(&self.parts.archive, &comparison).await?;
         Ok(comparison)
     }

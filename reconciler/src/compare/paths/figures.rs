@@ -1,11 +1,13 @@
 //! What a comparison says, as JSON. Fields may be added; `format` rises when one changes its meaning.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use twice_log::event::Sha256Hex;
 use twice_log::{Hour, UtcMillis};
 
 use super::differences::Differences;
 use super::money::Money;
+use crate::error::{Error, Result};
 
 /// The value of [`Comparison::format`] of this build.
 pub(super) const FORMAT: u32 = 1;
@@ -55,6 +57,30 @@ pub struct Sides<T> {
 pub struct Figure<T> {
     pub value: Option<T>,
     pub source: String,
+}
+
+impl Comparison {
+    /// Rounds every number to twelve digits, which any reader of JSON reads back as exactly the same number.
+    pub(super) fn rounded(&self) -> Result<Self> {
+        let failed = |source| Error::Json { what: "comparison", source };
+        let mut json = serde_json::to_value(self).map_err(failed)?;
+        round(&mut json);
+        serde_json::from_value(json).map_err(failed)
+    }
+}
+
+fn round(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let rounded = number.as_f64().and_then(|exact| format!("{exact:.11e}").parse().ok());
+            if let Some(rounded) = rounded.and_then(serde_json::Number::from_f64) {
+                *number = rounded;
+            }
+        }
+        _ => {}
+    }
 }
 
 impl<T> Figure<T> {

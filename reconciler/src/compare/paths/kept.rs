@@ -1,5 +1,6 @@
 //! Comparisons in the archive: put once under `comparisons/`, listed newest first.
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{Archive, layout};
@@ -32,15 +33,15 @@ pub(super) async fn keep(archive: &Archive, comparison: &Comparison) -> Result<(
     Ok(())
 }
 
-/// Returns a comparison that was kept; `None` if there is none of that name.
+/// Returns the JSON of a comparison that was kept; `None` if there is none of that name.
 ///
 /// # Errors
-/// `ArchiveDamage` if what lies there does not read.
-pub async fn comparison(archive: &Archive, id: &str) -> Result<Option<Comparison>> {
+/// `Log` if the archive cannot be read.
+pub async fn comparison(archive: &Archive, id: &str) -> Result<Option<Bytes>> {
     if layout::parse_comparison_id(id).is_none() {
         return Ok(None);
     }
-    read(archive, id).await
+    Ok(archive.get(&layout::comparison_path(id)).await?)
 }
 
 /// Returns comparisons, newest first: those before `cursor`, if one is given, at most `limit`.

@@ -16,6 +16,7 @@ mod kept;
 mod money;
 mod page;
 mod runs;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -32,3 +33,4 @@ pub use figures::{
 pub use kept::{KeptComparison, comparison, comparisons};
 pub use money::{Bill, Item, Money, PRICES_TOML, Prices};
 pub use page::html;
+pub use summary::summary;

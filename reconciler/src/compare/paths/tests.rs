@@ -104,7 +104,7 @@ fn comparison(costs: Sides<PathCost>, copies: u64, hours: usize, differing: u64)
         versions: Versions { twice: "0.1.0".to_owned(), release_build: false, cores: 2 },
     };
     comparison.conclusion = conclude(&comparison);
-    comparison
+    comparison.rounded().expect("rounds")
 }
 
 /// Every `<data>` of a page: pointer and value.
