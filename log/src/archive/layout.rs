@@ -151,6 +151,14 @@ pub fn aggregate_path(path: BillingPath, hour: Hour, level: AggregateLevel, sha2
     format!("aggregates/{path}/{hour}/{}-{}.parquet", level.name(), sha256.0)
 }
 
+/// Folder of the records of sweeps.
+pub const SWEEPS_FOLDER: &str = "sweeps";
+
+/// Returns the path of the record of a sweep.
+pub fn sweep_path(seq: u32) -> String {
+    format!("{SWEEPS_FOLDER}/{seq:08}.json")
+}
+
 /// Returns the path of the texts of counting rules.
 pub fn rules_path(sha256: &Sha256Hex) -> String {
     format!("rules/{sha256}.json")

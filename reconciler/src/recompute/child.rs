@@ -14,8 +14,9 @@ use twice_log::event::Sha256Hex;
 use twice_store::{BillingCounts, CostMeter, Divergence};
 
 use super::engine::{RangeAnswer, recompute_ranges};
+use super::lookup::look_up;
 use super::spill::SpillFolder;
-use super::{LocalAggregates, MemoryBound, RecomputeRequest, Recomputed, Summary, Task};
+use super::{LocalAggregates, LookedUp, MemoryBound, RecomputeRequest, Recomputed, Summary, Task};
 use crate::compare::{Explanation, explain_inputs};
 use crate::error::{Error, ErrorKind, Result, describe};
 
@@ -32,6 +33,7 @@ pub(super) enum Line {
     Divergence(Divergence),
     Aggregates(Vec<LocalAggregates>),
     Explanation(Explanation),
+    LookedUp(LookedUp),
     Summary(Summary),
     Error(Complaint),
 }
@@ -73,20 +75,28 @@ impl Complaint {
 pub(super) enum Answer {
     Recomputed(Recomputed),
     Explanation(Box<Explanation>),
+    LookedUp(LookedUp),
 }
 
 impl Answer {
     pub(super) fn into_recomputed(self) -> Result<Recomputed> {
         match self {
             Answer::Recomputed(recomputed) => Ok(recomputed),
-            Answer::Explanation(_) => Err(wrong_answer()),
+            _ => Err(wrong_answer()),
         }
     }
 
     pub(super) fn into_explanation(self) -> Result<Explanation> {
         match self {
             Answer::Explanation(explanation) => Ok(*explanation),
-            Answer::Recomputed(_) => Err(wrong_answer()),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    pub(super) fn into_looked_up(self) -> Result<LookedUp> {
+        match self {
+            Answer::LookedUp(looked_up) => Ok(looked_up),
+            _ => Err(wrong_answer()),
         }
     }
 }
@@ -96,6 +106,7 @@ impl Answer {
 pub(super) struct Gathering {
     recomputed: Recomputed,
     explanation: Option<Explanation>,
+    looked_up: Option<LookedUp>,
     ended: bool,
 }
 
@@ -110,6 +121,7 @@ impl Gathering {
             Line::Divergence(row) => self.recomputed.divergence.push(row),
             Line::Aggregates(files) => self.recomputed.aggregates = Some(files),
             Line::Explanation(explanation) => self.explanation = Some(explanation),
+            Line::LookedUp(looked_up) => self.looked_up = Some(looked_up),
             Line::Summary(summary) => {
                 self.recomputed.summary = summary;
                 self.ended = true;
@@ -124,13 +136,16 @@ impl Gathering {
     /// # Errors
     /// `Contradiction` if it answers another question.
     pub(super) fn finish(self, task: &Task) -> Result<Option<Answer>> {
-        match (self.ended, task, self.explanation) {
-            (false, _, _) => Ok(None),
-            (true, Task::Bill, None) => Ok(Some(Answer::Recomputed(self.recomputed))),
-            (true, Task::Explain { .. }, Some(explanation)) => {
+        if !self.ended {
+            return Ok(None);
+        }
+        match (task, self.explanation, self.looked_up) {
+            (Task::Bill, None, None) => Ok(Some(Answer::Recomputed(self.recomputed))),
+            (Task::Explain { .. }, Some(explanation), None) => {
                 Ok(Some(Answer::Explanation(Box::new(explanation))))
             }
-            (true, _, _) => Err(wrong_answer()),
+            (Task::LookUp(_), None, Some(looked_up)) => Ok(Some(Answer::LookedUp(looked_up))),
+            _ => Err(wrong_answer()),
         }
     }
 }
@@ -223,18 +238,19 @@ fn answer(
 /// A part of an answer, on its way to whoever writes it.
 enum Part {
     Range(RangeAnswer),
-    Explanation(Box<Explanation>),
+    /// An answer of one line.
+    Whole(Line),
 }
 
 fn lines_of(part: Part) -> impl Iterator<Item = Line> {
-    let (range, explanation) = match part {
+    let (range, whole) = match part {
         Part::Range(range) => (range, None),
-        Part::Explanation(explanation) => (RangeAnswer::default(), Some(*explanation)),
+        Part::Whole(line) => (RangeAnswer::default(), Some(line)),
     };
     let rows = range.rows.into_iter().map(Line::Row);
     let divergence = range.divergence.into_iter().map(Line::Divergence);
     let aggregates = range.aggregates.map(Line::Aggregates);
-    rows.chain(divergence).chain(aggregates).chain(explanation.map(Line::Explanation))
+    rows.chain(divergence).chain(aggregates).chain(whole)
 }
 
 async fn answer_request(
@@ -243,10 +259,12 @@ async fn answer_request(
     memory: MemoryBound,
     parts: mpsc::Sender<Part>,
 ) -> Result<Summary> {
-    let inputs = read_inputs(archive, &request.inputs_path, &request.inputs_sha256).await?;
     let limits = &request.limits;
+    let meter = CostMeter::start();
+    let inputs = async || read_inputs(archive, &request.inputs_path, &request.inputs_sha256).await;
     match &request.task {
         Task::Bill => {
+            let inputs = inputs().await?;
             let (sender, mut ranges) = mpsc::channel(LINES_WAITING);
             let pass_on = async move {
                 while let Some(range) = ranges.recv().await {
@@ -261,11 +279,17 @@ async fn answer_request(
             summary
         }
         Task::Explain { campaign, limit } => {
-            let meter = CostMeter::start();
-            let explanation = explain_inputs(archive, &inputs, limits, memory, campaign, *limit).await?;
+            let explanation =
+                explain_inputs(archive, &inputs().await?, limits, memory, campaign, *limit).await?;
             // Whoever is gone needs no explanation.
-            let _ = parts.send(Part::Explanation(Box::new(explanation))).await;
+            let _ = parts.send(Part::Whole(Line::Explanation(explanation))).await;
             Ok(Summary { cost: meter.read(), ..Summary::default() })
+        }
+        Task::LookUp(lookup) => {
+            let (looked_up, slices) = look_up(archive, lookup, limits, memory).await?;
+            let _ = parts.send(Part::Whole(Line::LookedUp(looked_up))).await;
+            let copies = lookup.click_files.iter().map(|file| file.rows).sum();
+            Ok(Summary { copies, slices, cost: meter.read() })
         }
     }
 }

@@ -17,6 +17,7 @@ use twice_store::{BillingCounts, CostMeter, Divergence};
 
 use super::aggregates::{Aggregating, LocalAggregates};
 use super::memory::{MemoryBound, SliceSize};
+use super::related::Columns;
 use super::relations::Relations;
 use super::session::Engine;
 use super::slices::{self, CampaignRange};
@@ -27,8 +28,6 @@ use crate::error::{Error, Result};
 
 /// The subquery of the bill that holds nearly all its work and is named twice.
 const SHARED_SUBQUERY: &str = "identities";
-/// Times a range is cut in half after the memory did not suffice: estimates may be wrong, counts may not.
-const HALVINGS_MAX: u32 = 4;
 /// Answers that may wait for whoever takes them.
 const ANSWERS_WAITING: usize = 2;
 
@@ -129,8 +128,12 @@ impl<'a> HourRecompute<'a> {
         memory: MemoryBound,
         seals: Vec<Seal>,
     ) -> Result<Self> {
-        let relations = Relations::of(inputs)?;
+        let mut relations = Relations::of(inputs)?;
         let rules = Rules::of_run(archive, inputs).await?;
+        if rules != Rules::of_build(&inputs.settings)? {
+            // Statements of another build may read of other hours what this build's do not.
+            relations.columns = Columns::Every;
+        }
         if limits.verify_files {
             verify(archive, &relations.files(), limits.threads).await?;
         }
@@ -173,26 +176,7 @@ impl<'a> HourRecompute<'a> {
         range: &CampaignRange,
         work: impl Fn(CampaignRange) -> BoxFuture<'w, Result<T>> + Send,
     ) -> Result<(u32, T)> {
-        let mut range = range.clone();
-        for halvings in 0..=HALVINGS_MAX {
-            let worked = tokio::select! {
-                worked = work(range.clone()) => worked,
-                () = self.memory.exceeded() => Err(self.out_of_memory()),
-            };
-            match worked {
-                Err(error) if is_out_of_memory(&error) => {
-                    tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
-                    self.memory.settle().await;
-                    range = range.finer();
-                }
-                worked => return Ok((range.parts, worked?)),
-            }
-        }
-        Err(self.out_of_memory())
-    }
-
-    fn out_of_memory(&self) -> Error {
-        Error::OutOfMemory { limit_bytes: self.memory.limit() }
+        self.memory.within(range, work).await
     }
 
     async fn count_slices(&self, range: &CampaignRange) -> Result<SliceRows> {
@@ -213,16 +197,6 @@ impl<'a> HourRecompute<'a> {
     /// Opens a session over one slice.
     pub async fn session(&self, slice: &slices::Slice) -> Result<SliceSession> {
         self.engine.slice(&self.relations, slice).await
-    }
-}
-
-fn is_out_of_memory(error: &Error) -> bool {
-    match error {
-        Error::OutOfMemory { .. } => true,
-        Error::Engine { source, .. } => {
-            matches!(source.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_))
-        }
-        _ => false,
     }
 }
 

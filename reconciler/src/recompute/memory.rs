@@ -8,9 +8,11 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use twice_store::cost::rss_bytes;
 
-use super::ResourceLimits;
+use super::{CampaignRange, ResourceLimits};
+use crate::error::{Error, Result};
 
 /// Memory one row may need while its identity is grouped: a hash table's entry and 72 bytes of columns, of which
 /// thirteen sixteenths are used, and the statement's later steps. Measured, then rounded up.
@@ -29,6 +31,9 @@ const ROWS_BYTES_MIN: u64 = 8 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Looks within which a slice that was given up should have freed its memory.
 const LOOKS_TO_SETTLE: u32 = 200;
+
+/// Times a range is cut in half after the memory did not suffice: estimates may be wrong, counts may not.
+const HALVINGS_MAX: u32 = 4;
 
 /// Whose memory the limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +106,35 @@ impl MemoryBound {
         fitting.unwrap_or(SliceSize { rows: rows_max, streams: self.threads })
     }
 
+    /// Does `work` over a range within the memory limit; over twice as many slices where it did not suffice. Returns how
+    /// many slices it took.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where even small slices do not fit, and those of `work`.
+    pub async fn within<'w, T>(
+        &self,
+        range: &CampaignRange,
+        work: impl Fn(CampaignRange) -> BoxFuture<'w, Result<T>> + Send,
+    ) -> Result<(u32, T)> {
+        let out_of_memory = || Error::OutOfMemory { limit_bytes: self.limit };
+        let mut range = range.clone();
+        for halvings in 0..=HALVINGS_MAX {
+            let worked = tokio::select! {
+                worked = work(range.clone()) => worked,
+                () = self.exceeded() => Err(out_of_memory()),
+            };
+            match worked {
+                Err(error) if is_out_of_memory(&error) => {
+                    tracing::warn!(%error, halvings, "memory did not suffice, cutting smaller slices");
+                    self.settle().await;
+                    range = range.finer();
+                }
+                worked => return Ok((range.parts, worked?)),
+            }
+        }
+        Err(out_of_memory())
+    }
+
     /// Ends when the process holds more than the limit less the headroom; never, where others share the process.
     pub async fn exceeded(&self) {
         if self.scope == Scope::Share {
@@ -128,6 +162,16 @@ impl MemoryBound {
 
     fn most(&self) -> u64 {
         self.limit - self.limit / HEADROOM_PARTS
+    }
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    match error {
+        Error::OutOfMemory { .. } => true,
+        Error::Engine { source, .. } => {
+            matches!(source.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_))
+        }
+        _ => false,
     }
 }
 

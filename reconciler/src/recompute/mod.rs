@@ -11,6 +11,7 @@ pub mod aggregates;
 pub mod child;
 mod engine;
 mod layouts;
+mod lookup;
 mod memory;
 mod process;
 mod related;
@@ -39,6 +40,8 @@ use crate::error::{Error, Result};
 pub use aggregates::LocalAggregates;
 pub use engine::recompute_inputs;
 pub(crate) use engine::{HourRecompute, read_seals};
+pub(crate) use lookup::hours_before;
+pub use lookup::{LookedUp, TouchedHour, VerdictLookup};
 pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
 pub use rules::{Rules, rules_sha256};
@@ -74,6 +77,8 @@ pub enum Task {
     Bill,
     /// The copies by which preliminary and billed of one campaign differ, at most `limit`.
     Explain { campaign: CampaignId, limit: u32 },
+    /// The hours that stored verdicts rule on. It names no run.
+    LookUp(Box<VerdictLookup>),
 }
 
 /// One order to the engine: what to compute, over which recorded inputs, within which limits.
@@ -118,6 +123,9 @@ pub trait Recompute: Send + Sync + 'static {
 
     /// Lists the copies by which preliminary and billed of a campaign differ.
     async fn explain(&self, request: RecomputeRequest) -> Result<Explanation>;
+
+    /// Finds the hours that stored verdicts rule on.
+    async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp>;
 }
 
 /// Runs recomputes in this process, on a runtime of their own. For tests and offline commands.
@@ -151,5 +159,9 @@ impl Recompute for InProcessRecompute {
 
     async fn explain(&self, request: RecomputeRequest) -> Result<Explanation> {
         self.answer(request).await?.into_explanation()
+    }
+
+    async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp> {
+        self.answer(request).await?.into_looked_up()
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use twice_store::child::{ChildCommand, ChildError};
 
 use super::child::{Answer, Gathering};
-use super::{Recompute, RecomputeRequest, Recomputed};
+use super::{LookedUp, Recompute, RecomputeRequest, Recomputed};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
 
@@ -55,7 +55,8 @@ impl From<ChildError> for Error {
             ChildError::Io { action, source } => Error::Process { action, source },
             ChildError::Failed { status, detail, killed: false } => Error::ChildFailed { status, detail },
             ChildError::Failed { status, detail, killed: true } => {
-                let detail = [advice, &detail].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+                let detail =
+                    [advice, &detail].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
                 Error::ChildFailed { status, detail: detail.join("; ") }
             }
         }
@@ -70,5 +71,9 @@ impl Recompute for ProcessRecompute {
 
     async fn explain(&self, request: RecomputeRequest) -> Result<Explanation> {
         self.answer(request).await?.into_explanation()
+    }
+
+    async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp> {
+        self.answer(request).await?.into_looked_up()
     }
 }

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use twice_log::archive::{Cutoff, FileEntry, RunInputs, clicks_schema, verdicts_schema};
 use twice_log::{Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis};
 
+use super::related::Columns;
 use super::slices::Slice;
 use crate::error::{Error, Result};
 
@@ -30,6 +31,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Returns how many rows they have.
+    pub fn rows(&self) -> u64 {
+        self.iter().map(|file| file.rows).sum()
+    }
+
     /// Iterates over all of them.
     pub fn iter(&self) -> impl Iterator<Item = &FileEntry> {
         self.below.iter().chain(&self.cut)
@@ -39,11 +45,16 @@ impl Files {
 /// Everything the SQL reads, ready to be registered.
 #[derive(Debug, Clone)]
 pub struct Relations {
+    /// Clicks of the hour itself.
     pub clicks: Files,
+    /// Clicks of the other hours of the horizon: only copies of the hour's own identities matter.
+    pub elsewhere: Files,
     pub verdicts: Files,
     /// Condition that a row of a `cut` file exists for this run.
     pub clicks_exist: Expr,
     pub verdicts_exist: Expr,
+    /// Which columns are read of other hours.
+    pub columns: Columns,
     pub run: RecordBatch,
     /// All rates of the run; [`Relations::rates_of`] gives those of a slice.
     rates: RecordBatch,
@@ -60,18 +71,21 @@ impl Relations {
     pub fn of(inputs: &RunInputs) -> Result<Self> {
         let horizon = i64::from(inputs.settings.horizon_hours);
         let clicks = [inputs.hour.plus(-horizon), inputs.hour.plus(horizon)];
-        let clicks_of = inputs
+        let (own, elsewhere): (Vec<&FileEntry>, Vec<&FileEntry>) = inputs
             .click_files
             .iter()
-            .filter(|file| file.hour.is_some_and(|hour| clicks[0] <= hour && hour <= clicks[1]));
+            .filter(|file| file.hour.is_some_and(|hour| clicks[0] <= hour && hour <= clicks[1]))
+            .partition(|file| file.hour == Some(inputs.hour));
         let earliest_verdict = inputs.hour.plus(-VERDICT_HOURS_BEFORE);
         let verdicts_of =
             inputs.verdict_files.iter().filter(|file| file.hour.is_some_and(|hour| hour >= earliest_verdict));
         Ok(Self {
-            clicks: split(clicks_of, Topic::AdClicks, &inputs.cutoffs)?,
+            clicks: split(own.into_iter(), Topic::AdClicks, &inputs.cutoffs)?,
+            elsewhere: split(elsewhere.into_iter(), Topic::AdClicks, &inputs.cutoffs)?,
             verdicts: split(verdicts_of, Topic::FraudVerdicts, &inputs.cutoffs)?,
             clicks_exist: exists(Topic::AdClicks, &inputs.cutoffs),
             verdicts_exist: exists(Topic::FraudVerdicts, &inputs.cutoffs),
+            columns: Columns::OfStatements,
             run: run_batch(inputs.hour, horizon)?,
             rates: rates_batch(inputs)?,
             rates_in_order: inputs.rates.is_sorted_by(|left, right| left.campaign_id <= right.campaign_id),
@@ -81,7 +95,19 @@ impl Relations {
 
     /// Returns the files of both topics.
     pub fn files(&self) -> Vec<FileEntry> {
-        self.clicks.iter().chain(self.verdicts.iter()).cloned().collect()
+        self.clicks.iter().chain(self.elsewhere.iter()).chain(self.verdicts.iter()).cloned().collect()
+    }
+
+    /// Returns the files whose rows are held in memory as they are counted: their number sizes the slices.
+    pub fn held_files(&self) -> Vec<FileEntry> {
+        let verdicts = self.verdicts.iter().filter(|_| !self.verdicts_are_many());
+        self.clicks.iter().chain(verdicts).cloned().collect()
+    }
+
+    /// Returns whether there are more verdicts than clicks, as in an hour counted again months later: then only those of
+    /// the hour's identities are kept.
+    pub fn verdicts_are_many(&self) -> bool {
+        self.verdicts.rows() > self.clicks.rows()
     }
 
     /// Returns the rates that a slice's campaigns can need: with a million campaigns, all of them would cost each slice

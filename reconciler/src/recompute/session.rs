@@ -18,6 +18,7 @@ use twice_log::archive::{Archive, Bucket, FileEntry, FileKind, Layout};
 
 use super::aggregates::user_sketch;
 use super::memory::FOOTER_CACHE_BYTES;
+use super::related::{Columns, related};
 use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
 use super::share::plan_sharing;
@@ -28,12 +29,16 @@ use crate::error::{Error, Result};
 /// Addresses under which the engine knows the archive's buckets.
 const PRIMARY_URL: &str = "archive://root/";
 const SECONDARY_URL: &str = "archive://secondary/";
+/// One part in so many of the memory for rows may be rows of other hours.
+const RELATED_PARTS: u64 = 4;
 
 /// The engine: one memory pool and one spill folder for every slice.
 #[derive(Debug)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     streams: usize,
+    /// Most bytes of rows of other hours, or of verdicts, that one slice may hold.
+    related_bytes_max: u64,
     archive: Archive,
 }
 
@@ -55,27 +60,21 @@ impl Engine {
         for bucket in [Bucket::Primary, Bucket::Secondary] {
             runtime.register_object_store(url_of(bucket)?.as_ref(), Arc::clone(archive.store_of(bucket)));
         }
-        Ok(Self { runtime, streams: streams.max(1), archive: archive.clone() })
+        let related_bytes_max = pool_bytes / RELATED_PARTS;
+        Ok(Self { runtime, streams: streams.max(1), related_bytes_max, archive: archive.clone() })
     }
 
     /// Opens a session in which the relations hold one slice.
     ///
     /// # Errors
-    /// `Engine` if a relation cannot be planned.
-    pub fn slice(&self, relations: &Relations, slice: &Slice) -> Result<SliceSession> {
-        let mut config = SessionConfig::new().with_target_partitions(self.streams);
-        let options = config.options_mut();
-        // Every join of the two statements has a small side, which stands first: build from it, never shuffle the other.
-        options.optimizer.repartition_joins = false;
-        options.optimizer.join_reordering = false;
-        options.execution.collect_statistics = false;
-        let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
-        context.register_udaf(user_sketch());
+    /// `Engine` if a relation cannot be planned or read; `OutOfMemory` if too much of other hours belongs to it.
+    pub async fn slice(&self, relations: &Relations, slice: &Slice) -> Result<SliceSession> {
+        let context = self.context();
         let session = SliceSession { context };
-        let clicks = (Topic::AdClicks, &relations.clicks, &relations.clicks_exist);
-        let verdicts = (Topic::FraudVerdicts, &relations.verdicts, &relations.verdicts_exist);
-        for (name, (topic, files, exist)) in [("clicks", clicks), ("verdicts", verdicts)] {
-            let rows = self.rows(&session.context, topic, files, exist, slice)?;
+        for (name, rows) in [
+            ("clicks", self.clicks(&session.context, relations, slice).await?),
+            ("verdicts", self.verdicts(&session.context, relations, slice).await?),
+        ] {
             let registered = session.context.register_table(name, rows.into_view());
             registered.map_err(Error::engine("register a relation"))?;
         }
@@ -88,6 +87,76 @@ impl Engine {
             registered.map_err(Error::engine("register a relation"))?;
         }
         Ok(session)
+    }
+
+    /// Opens a session without relations.
+    pub fn bare(&self) -> SliceSession {
+        SliceSession { context: self.context() }
+    }
+
+    /// Registers the rows of a slice in `files` that fulfil `exist`, asked of the files in `cut` alone.
+    ///
+    /// # Errors
+    /// `Engine` if the relation cannot be planned.
+    pub fn register(
+        &self,
+        session: &SliceSession,
+        name: &str,
+        (topic, files, exist): (Topic, &Files, &Expr),
+        slice: &Slice,
+    ) -> Result<()> {
+        let rows = self.rows(&session.context, topic, files, exist, slice)?;
+        let registered = session.context.register_table(name, rows.into_view());
+        registered.map(|_| ()).map_err(Error::engine("register a relation"))
+    }
+
+    fn context(&self) -> SessionContext {
+        let mut config = SessionConfig::new().with_target_partitions(self.streams);
+        let options = config.options_mut();
+        // Every join of the two statements has a small side, which stands first: build from it, never shuffle the other.
+        options.optimizer.repartition_joins = false;
+        options.optimizer.join_reordering = false;
+        options.execution.collect_statistics = false;
+        let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        context.register_udaf(user_sketch());
+        context
+    }
+
+    /// Returns the hour's clicks of one slice, and the copies of the same identities in other hours.
+    async fn clicks(
+        &self,
+        context: &SessionContext,
+        relations: &Relations,
+        slice: &Slice,
+    ) -> Result<DataFrame> {
+        let rows = |files| self.rows(context, Topic::AdClicks, files, &relations.clicks_exist, slice);
+        let own = rows(&relations.clicks)?;
+        // Without a click in the hour nothing elsewhere belongs to it.
+        if relations.elsewhere.rows() == 0 || relations.clicks.rows() == 0 {
+            return Ok(own);
+        }
+        let (others, columns) = (rows(&relations.elsewhere)?, relations.columns);
+        let related = related(context, own.clone(), others, columns, self.related_bytes_max).await?;
+        own.union(related).map_err(Error::engine("lay out a relation"))
+    }
+
+    /// Returns the verdicts of one slice; where there are many, those on the hour's identities.
+    async fn verdicts(
+        &self,
+        context: &SessionContext,
+        relations: &Relations,
+        slice: &Slice,
+    ) -> Result<DataFrame> {
+        let exist = &relations.verdicts_exist;
+        let verdicts = self.rows(context, Topic::FraudVerdicts, &relations.verdicts, exist, slice)?;
+        if !relations.verdicts_are_many() {
+            return Ok(verdicts);
+        }
+        if relations.clicks.rows() == 0 {
+            return verdicts.filter(lit(false)).map_err(Error::engine("lay out a relation"));
+        }
+        let own = self.rows(context, Topic::AdClicks, &relations.clicks, &relations.clicks_exist, slice)?;
+        related(context, own, verdicts, Columns::Every, self.related_bytes_max).await
     }
 
     /// Returns the rows of one slice that exist for the run.
@@ -163,6 +232,19 @@ impl SliceSession {
     pub async fn query(&self, action: &'static str, sql: &str) -> Result<Vec<RecordBatch>> {
         let frame = self.context.sql(sql).await.map_err(Error::engine(action))?;
         frame.collect().await.map_err(Error::engine(action))
+    }
+
+    /// Runs one statement and registers its answer, which it holds in memory.
+    ///
+    /// # Errors
+    /// `Engine` if it does not plan or run.
+    pub async fn hold(&self, action: &'static str, name: &str, sql: &str) -> Result<()> {
+        let frame = self.context.sql(sql).await.map_err(Error::engine(action))?;
+        let schema = Arc::clone(frame.schema().inner());
+        let answer = frame.collect().await.map_err(Error::engine(action))?;
+        let table = MemTable::try_new(schema, vec![answer]).map_err(Error::engine(action))?;
+        self.context.register_table(name, Arc::new(table)).map_err(Error::engine(action))?;
+        Ok(())
     }
 
     /// Runs one statement, its subquery `shared` once for all its uses.

@@ -85,7 +85,7 @@ async fn write_slices(
 ) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for (index, slice) in range.slices().enumerate() {
-        let session = work.session(&slice)?;
+        let session = work.session(&slice).await?;
         let action = "aggregate by ad and minute";
         let answer = session.stream_sharing(action, AGGREGATES_SQL, SHARED_SUBQUERY).await?;
         let path = folder.join(format!("slice-{index}"));
