@@ -1,6 +1,5 @@
-//! `GET /v1/billing`: invoice rows, as JSON or CSV.
+//! `GET /v1/billing`: invoice rows, as JSON, CSV or Parquet.
 
-use actix_web::http::header::ACCEPT;
 use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::BillingPath;
@@ -10,6 +9,7 @@ use twice_store::{BillingQuery, BillingRow, Page};
 use utoipa::{IntoParams, ToSchema};
 
 use super::clicks::read_as_of;
+use super::table::{Column, TableRow, Value, column, respond};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::operations::read_limit;
@@ -98,6 +98,34 @@ impl From<BillingRow> for BillingRowJson {
     }
 }
 
+impl TableRow for BillingRow {
+    const NAME: &'static str = "billing";
+
+    fn columns() -> Vec<Column<Self>> {
+        // A count fits 63 bits: the store checks it.
+        vec![
+            column("campaign_id", Value::Foreign(|row| row.counts.campaign_id.as_str())),
+            column("hour_bucket", Value::Text(|row| Some(row.hour.to_string()))),
+            column("path", Value::Text(|row| Some(row.path.to_string()))),
+            column("version", Value::Integer(|row| Some(row.version.into()))),
+            column("status", Value::Text(|row| Some(row.status.name().to_owned()))),
+            column("gross", Value::Integer(|row| Some(row.counts.gross as i64))),
+            column("duplicates", Value::Integer(|row| Some(row.counts.duplicates as i64))),
+            column("conflicts", Value::Integer(|row| Some(row.counts.conflicts as i64))),
+            column("invalid_givt", Value::Integer(|row| Some(row.counts.invalid_givt as i64))),
+            column("invalid_sivt", Value::Integer(|row| Some(row.counts.invalid_sivt as i64))),
+            column("billable", Value::Integer(|row| Some(row.counts.billable as i64))),
+            column("unpriced", Value::Integer(|row| Some(row.counts.unpriced as i64))),
+            column("amount_micros", Value::Integer(|row| Some(row.counts.amount_micros))),
+            column("currency", Value::Text(|row| row.counts.currency.map(|currency| currency.to_string()))),
+            column("digest", Value::Text(|row| Some(row.digest.to_string()))),
+            column("run_id", Value::Text(|row| Some(row.run_id.clone()))),
+            column("reason", Value::Text(|row| Some(row.reason.to_string()))),
+            column("reconciled_at", Value::Moment(|row| row.committed_at)),
+        ]
+    }
+}
+
 /// A page of invoice rows, ordered by hour, campaign, path and version.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BillingPage {
@@ -106,12 +134,16 @@ pub(crate) struct BillingPage {
     next_cursor: Option<String>,
 }
 
-/// Lists invoice rows. `Accept: text/csv` answers CSV, the next page's cursor in the header `x-next-cursor`.
+/// Lists invoice rows.
+///
+/// `Accept: text/csv` and `application/vnd.apache.parquet` answer tables, the next page's cursor in `x-next-cursor`.
 #[utoipa::path(
     params(BillingParams),
     responses(
         (status = 200, description = "a page of rows", content(
-            (BillingPage = "application/json"), (String = "text/csv"),
+            (BillingPage = "application/json"),
+            (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.parquet"),
         )),
         (status = 422, description = "a time, limit or cursor does not read", body = Problem),
         (status = 503, description = "the billing store does not answer", body = Problem),
@@ -143,10 +175,11 @@ pub(crate) async fn get_billing(
     };
     let page = state.deps.billing.billing(&query).await;
     let page = page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
-    let Page { rows, next_cursor } = page;
-    let page = BillingPage { rows: rows.into_iter().map(BillingRowJson::from).collect(), next_cursor };
-    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accept.contains("text/csv") { csv_response(&page) } else { Ok(HttpResponse::Ok().json(page)) }
+    respond(&request, page, |Page { rows, next_cursor }| BillingPage {
+        rows: rows.into_iter().map(BillingRowJson::from).collect(),
+        next_cursor,
+    })
+    .await
 }
 
 fn read_day(day: &str) -> Result<(Hour, Hour)> {
@@ -158,104 +191,9 @@ fn read_day(day: &str) -> Result<(Hour, Hour)> {
     }
 }
 
-fn csv_response(page: &BillingPage) -> Result<HttpResponse> {
-    let body = write_csv(&page.rows)
-        .map_err(|source| Error::Internal { what: "writing CSV", source: Some(Box::new(source)) })?;
-    let mut response = HttpResponse::Ok();
-    response.content_type("text/csv; charset=utf-8; header=present");
-    response.insert_header(("content-disposition", "attachment; filename=\"billing.csv\""));
-    if let Some(cursor) = &page.next_cursor {
-        response.insert_header(("x-next-cursor", cursor.as_str()));
-    }
-    Ok(response.body(body))
-}
-
-fn write_csv(rows: &[BillingRowJson]) -> Result<Vec<u8>, csv::Error> {
-    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    writer.write_record([
-        "campaign_id",
-        "hour_bucket",
-        "path",
-        "version",
-        "status",
-        "gross",
-        "duplicates",
-        "conflicts",
-        "invalid_givt",
-        "invalid_sivt",
-        "billable",
-        "unpriced",
-        "amount_micros",
-        "currency",
-        "digest",
-        "run_id",
-        "reason",
-        "reconciled_at",
-    ])?;
-    for row in rows {
-        writer.write_record([
-            inert(row.campaign_id.as_str()),
-            row.hour_bucket.to_string(),
-            row.path.name().to_owned(),
-            row.version.to_string(),
-            row.status.to_owned(),
-            row.gross.to_string(),
-            row.duplicates.to_string(),
-            row.conflicts.to_string(),
-            row.invalid_givt.to_string(),
-            row.invalid_sivt.to_string(),
-            row.billable.to_string(),
-            row.unpriced.to_string(),
-            row.amount_micros.to_string(),
-            row.currency.as_ref().map(Currency::to_string).unwrap_or_default(),
-            row.digest.to_string(),
-            row.run_id.clone(),
-            row.reason.to_owned(),
-            row.reconciled_at.clone(),
-        ])?;
-    }
-    writer.into_inner().map_err(|error| error.into_error().into())
-}
-
-/// Makes a text that others chose harmless in a spreadsheet, which would run `=…`, `+…`, `-…` and `@…` as formulas.
-fn inert(text: &str) -> String {
-    match text.bytes().next() {
-        Some(b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r') => format!("'{text}"),
-        _ => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn formulas_in_ids_are_inert_and_quotes_are_quoted() {
-        let row = BillingRowJson {
-            campaign_id: CampaignId::new(r#"=HYPERLINK("http://x","y")"#).expect("valid id"),
-            hour_bucket: "2025-01-15T12".parse().expect("valid hour"),
-            path: BillingPath::Lambda,
-            version: 1,
-            status: "reconciled",
-            gross: 1,
-            duplicates: 0,
-            conflicts: 0,
-            invalid_givt: 0,
-            invalid_sivt: 0,
-            billable: 1,
-            unpriced: 0,
-            amount_micros: -5,
-            currency: None,
-            digest: Sha256Hex("ab".to_owned()),
-            run_id: "lambda/2025-01-15T12/000001".to_owned(),
-            reason: "first",
-            reconciled_at: "2025-01-15T13:00:00.000000Z".to_owned(),
-        };
-        let csv = String::from_utf8(write_csv(&[row]).expect("writes")).expect("UTF-8");
-        let line = csv.lines().nth(1).expect("a row");
-        assert!(line.starts_with(r#""'=HYPERLINK(""http://x"",""y"")",2025-01-15T12,lambda,1,"#), "{line}");
-        assert!(line.contains(",-5,"), "numbers stay numbers: {line}");
-    }
 
     #[test]
     fn a_day_is_24_hours_and_nothing_else() {

@@ -7,4 +7,5 @@ mod bad_input;
 mod clicks;
 mod operations;
 mod query;
+mod restatements;
 mod support;
