@@ -81,6 +81,7 @@ fn configure(config: &mut ServiceConfig<'_>) {
         .service(operations::put_campaign)
         .service(operations::get_reconciliations)
         .service(operations::post_reconciliations)
+        .service(operations::post_replays)
         .service(operations::post_audits)
         .service(operations::get_divergence)
         .service(operations::get_explain)

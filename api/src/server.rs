@@ -23,7 +23,7 @@ use twice_store::windows::WindowStore;
 use crate::config::ApiConfig;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
-use crate::ports::{Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ShadowControl, StreamStatus};
+use crate::ports::{Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl, ShadowControl, StreamStatus};
 use crate::query::QueryActor;
 use crate::routes;
 
@@ -44,6 +44,7 @@ pub struct ApiDeps {
     pub pseudonyms: Arc<PseudonymKeys>,
     pub reconcile: Arc<dyn ReconcileControl>,
     pub explain: Arc<dyn ExplainControl>,
+    pub replay: Arc<dyn ReplayControl>,
     pub shadow: Arc<dyn ShadowControl>,
     pub audit: Arc<dyn AuditControl>,
     pub compare: Arc<dyn CompareControl>,

@@ -30,8 +30,9 @@ use crate::audit::AuditProcess;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, Status, StreamSeals};
+use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, ReplayStarts, Status, StreamSeals};
 use crate::recovery::Recovery;
+use crate::swap::refuse_unfinished;
 use crate::trim::{TrimConfig, Trimming};
 
 /// Renders the metrics as Prometheus text.
@@ -164,6 +165,7 @@ impl Node {
             pseudonyms,
             reconcile: Arc::new(Reconciles(self.reconciler.clone())),
             explain: Arc::new(Explains(self.reconciler.clone())),
+            replay: Arc::new(ReplayStarts::new(self.reconciler.clone())),
             audit: self.audits.clone(),
             compare,
             stream: status.clone(),
@@ -275,8 +277,21 @@ fn take(folder: &Path, fs: &dyn FileSystem, clock: &dyn Clock) -> Result<(File, 
     Ok((lock, Arc::new(Recovery::begin(fs, folder, clock)?)))
 }
 
-/// Takes the data folder for this process until the file is dropped.
+/// Takes the data folder for this process until the file is dropped, with a database that is in place.
+///
+/// # Errors
+/// If another process has the folder, or a rebuild of its database has not ended.
 pub fn lock(folder: &Path) -> Result<File> {
+    let lock = take_lock(folder)?;
+    refuse_unfinished(folder)?;
+    Ok(lock)
+}
+
+/// Takes the data folder for this process, whatever state its database is in.
+///
+/// # Errors
+/// If another process has it.
+pub fn take_lock(folder: &Path) -> Result<File> {
     let path = folder.join("LOCK");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;

@@ -10,12 +10,14 @@ mod config;
 mod error;
 pub mod metrics;
 pub mod ports;
+pub mod rebuild;
 pub mod recompute;
 pub mod schedule;
 
 pub use config::ReconcilerConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use schedule::{
-    HourFailure, HourReport, ProgressEvent, ProgressSender, Reconciler, ReconcilerDeps, ReconcilerHandle,
-    ReconcilerStatus, Step,
+    Day, HourFailure, HourReport, ProgressEvent, ProgressSender, Reconciler, ReconcilerDeps,
+    ReconcilerHandle, ReconcilerStatus, ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport, Step,
+    SweepReport,
 };

@@ -19,6 +19,20 @@ pub const UNPRICED_CLICKS: &str = "twice_reconciler_unpriced_clicks";
 /// Partitions the newest run found unsealed.
 pub const UNSEALED_PARTITIONS: &str = "twice_reconciler_unsealed_partitions";
 
+/// Duration of one replay.
+pub const REPLAY_SECONDS: &str = "twice_reconciler_replay_seconds";
+/// Peak resident memory of the newest replay.
+pub const REPLAY_RSS_PEAK_BYTES: &str = "twice_reconciler_replay_rss_peak_bytes";
+/// Copies read by the newest replay.
+pub const REPLAY_ROWS: &str = "twice_reconciler_replay_rows";
+/// Rows of the newest kappa run that lambda counted differently on the same inputs (G-7: one is a bug).
+pub const KAPPA_LAMBDA_DIFFERING_ROWS: &str = "twice_reconciler_kappa_lambda_differing_rows";
+
+/// Sweeps for later events of billed hours, by `outcome`.
+pub const SWEEPS_TOTAL: &str = "twice_reconciler_sweeps_total";
+/// Verdicts of the newest sweep whose click was not found.
+pub const VERDICTS_WITHOUT_CLICK: &str = "twice_reconciler_verdicts_without_click";
+
 /// Describes every metric to the recorder that is installed.
 pub fn describe() {
     metrics::describe_counter!(HOURS_RECONCILED_TOTAL, "hours committed, by outcome");
@@ -30,8 +44,17 @@ pub fn describe() {
         "peak memory of the newest recompute"
     );
     metrics::describe_gauge!(RECOMPUTE_ROWS, "copies read by the newest recompute");
+    metrics::describe_histogram!(REPLAY_SECONDS, metrics::Unit::Seconds, "duration of one replay");
+    metrics::describe_gauge!(REPLAY_RSS_PEAK_BYTES, metrics::Unit::Bytes, "peak memory of the newest replay");
+    metrics::describe_gauge!(REPLAY_ROWS, "copies read by the newest replay");
+    metrics::describe_gauge!(KAPPA_LAMBDA_DIFFERING_ROWS, "rows that kappa and lambda count differently");
     metrics::describe_gauge!(HOURS_WAITING, "hours that wait to be closed");
     metrics::describe_gauge!(UNEXPLAINED_CLICKS, "unexplained clicks of the newest run");
     metrics::describe_gauge!(UNPRICED_CLICKS, "billable clicks without a rate in the newest run");
+    metrics::describe_counter!(SWEEPS_TOTAL, "sweeps for later events of billed hours, by outcome");
+    metrics::describe_gauge!(
+        VERDICTS_WITHOUT_CLICK,
+        "verdicts of the newest sweep whose click was not found"
+    );
     metrics::describe_gauge!(UNSEALED_PARTITIONS, "partitions the newest run found unsealed");
 }

@@ -94,7 +94,8 @@ impl Scratch {
 }
 
 fn write(path: &Path, kept: &Kept) -> std::io::Result<()> {
-    let aside = path.with_extension("tmp");
+    // Two replays of one hour may run at once; each writes a file of its own.
+    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = File::create(&aside)?;
     file.write_all(&serde_json::to_vec(kept)?)?;
     file.sync_all()?;

@@ -7,6 +7,7 @@ mod divergence;
 mod health;
 mod mode;
 mod reconciliations;
+mod replays;
 mod shadow;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ pub(crate) use divergence::{get_divergence, get_explain};
 pub(crate) use health::{get_livez, get_metrics, get_readyz, get_stream};
 pub(crate) use mode::{get_mode, put_mode};
 pub(crate) use reconciliations::{get_reconciliations, post_reconciliations};
+pub(crate) use replays::post_replays;
 pub(crate) use shadow::post_shadow_runs;
 
 const LIMIT_DEFAULT: u32 = 1_000;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod compare;
+mod replay;
 mod shadow;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 
 pub use audit::AuditControl;
 pub use compare::{CompareControl, CompareEvent, CompareRequest, ComparisonSummary};
+pub use replay::{ReplayControl, ReplayEvent, ReplayRequest};
 pub use shadow::{
     ShadowAmount, ShadowChange, ShadowControl, ShadowCurrencies, ShadowQuery, ShadowReport, ShadowRow, ShadowSide,
 };

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tempfile::TempDir;
 use twice_api::ports::{
     Admission, AuditControl, CompareControl, CompareEvent, CompareRequest, ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
-    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ShadowControl,
+    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent, ReplayRequest, ShadowControl,
     ShadowQuery, ShadowReport, StreamReport,
     StreamStatus,
 };
@@ -68,6 +68,21 @@ impl AuditControl for Parts {
             return Err(PortError::NotFound { what: format!("a bill of {hour}") });
         }
         Ok(RawValue::from_string("{\"verdict\":\"proved\"}".to_owned()).expect("JSON"))
+    }
+}
+
+#[async_trait]
+impl ReplayControl for Parts {
+    async fn start(&self, request: ReplayRequest) -> Result<BoxStream<'static, ReplayEvent>, PortError> {
+        if request.restate.is_some() {
+            return Err(PortError::Conflict { reason: "another replay is under way".into() });
+        }
+        let (copies_total, slices_total) = (10, 1);
+        let progress = ReplayEvent::Progress { copies_done: 5, copies_total, slices_done: 0, slices_total };
+        let (hour, outcome) = (request.from, RunOutcome::Committed);
+        let run_id = format!("kappa/{hour}/000001");
+        let done = ReplayEvent::Done { hour, outcome, run_id, rows: 3, rows_written: 3, differing: 0 };
+        Ok(stream::iter([progress, done, ReplayEvent::Ended]).boxed())
     }
 }
 
@@ -215,6 +230,7 @@ impl Server {
             pseudonyms: Arc::new(PseudonymKeys::open(folder.path().join("keys")).expect("keys open")),
             reconcile: Arc::new(Parts),
             explain: Arc::new(Parts),
+            replay: Arc::new(Parts),
             shadow: Arc::new(Parts),
             audit: Arc::new(Parts),
             compare: Arc::new(Parts),

@@ -8,7 +8,9 @@ mod explain;
 mod import;
 mod log_cat;
 pub mod offline;
+mod rebuild;
 mod reconcile;
+mod replay;
 mod up;
 
 use std::ffi::OsString;
@@ -34,9 +36,12 @@ enum Command {
     Up(Box<up::Up>),
     Import(import::Import),
     Reconcile(reconcile::Reconcile),
+    Replay(replay::Replay),
     Explain(Box<explain::Explain>),
     Audit(Box<audit::Audit>),
     Compare(Box<compare::Compare>),
+    #[command(subcommand)]
+    Rebuild(rebuild::Rebuild),
     Campaigns(campaigns::Campaigns),
     /// Reads the hot log
     #[command(subcommand)]
@@ -86,9 +91,11 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Up(arguments) => up::run(*arguments),
         Command::Import(arguments) => block_on(import::run(arguments)),
         Command::Reconcile(arguments) => block_on(reconcile::run(arguments)),
+        Command::Replay(arguments) => block_on(replay::run(arguments)),
         Command::Explain(arguments) => block_on(explain::run(*arguments)),
         Command::Audit(arguments) => block_on(audit::run(*arguments)),
         Command::Compare(arguments) => block_on(compare::run(*arguments)),
+        Command::Rebuild(arguments) => block_on(rebuild::run(arguments)),
         Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
         Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
         Command::AuditChild => {

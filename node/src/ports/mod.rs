@@ -2,6 +2,8 @@
 
 mod audit;
 mod compare;
+mod shadow;
+mod replay;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,8 @@ use crate::disk::DiskSpace;
 
 pub use audit::Audits;
 pub use compare::{Around, Compares};
+pub use shadow::{Shadows, shadow_of};
+pub use replay::ReplayStarts;
 
 /// Seals hours in the stream path, for the batch path.
 pub struct StreamSeals(pub StreamPath);

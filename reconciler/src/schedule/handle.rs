@@ -5,20 +5,22 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Arbiter, System};
 use object_store::ObjectStore;
 use tokio::sync::oneshot;
-use twice_log::archive::{Archive, BillingPath};
+use twice_log::archive::{Archive, BillingPath, RunOutcome, layout};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
 use twice_log::{CampaignId, Clock, Hour};
 use twice_store::{BillingStore, CampaignStore, ImportStore, Replay};
 
-use super::messages::{GetStatus, ReconcileDue, ReconcileHour, Stop};
-use super::progress::{HourReport, ProgressSender, ReconcilerStatus};
+use super::days::Day;
+use super::messages::{GetStatus, ReconcileDay, ReconcileDue, ReconcileHour, Stop, SweepNow};
+use super::progress::{HourReport, ProgressSender, ReconcilerStatus, SweepReport};
 use super::reconciler_actor::ReconcilerActor;
+use super::replays::{ReplayEventSender, ReplayOrder, Replays};
 use crate::compare::Explanation;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
 use crate::ports::{ArchiveControl, SealControl};
-use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Task, sweep_spill};
+use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, ShadowReport, Task, sweep_spill};
 
 /// What the reconciler works with. Cheap to clone.
 #[derive(Clone)]
@@ -64,7 +66,8 @@ impl Reconciler {
         let arbiter = Arbiter::new();
         let actor = ReconcilerActor::new(config.clone(), deps.clone());
         let actor = ReconcilerActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
-        Ok(ReconcilerHandle { actor, config, deps })
+        let replays = Replays::new(config.clone(), deps.clone());
+        Ok(ReconcilerHandle { actor, config, deps, replays })
     }
 }
 
@@ -74,6 +77,7 @@ pub struct ReconcilerHandle {
     actor: Addr<ReconcilerActor>,
     config: ReconcilerConfig,
     deps: ReconcilerDeps,
+    replays: Replays,
 }
 
 impl ReconcilerHandle {
@@ -100,6 +104,34 @@ impl ReconcilerHandle {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
+    /// Replays the billed hours of a range, or makes another path's rows their bill, beside the schedule; waits for the
+    /// replay before, then for the end. Events end with one `Done` or `Failed` an hour.
+    pub async fn replay(&self, order: ReplayOrder, events: ReplayEventSender) {
+        self.replays.run(order, &events).await;
+    }
+
+    /// Makes every hour of a past day that has clicks or a bill final, oldest first, and waits for the end (CR-9).
+    ///
+    /// The hour that has just ended goes before them. Progress has a note where verdicts may still come.
+    ///
+    /// # Errors
+    /// `DayNotOver` before the day's end; else as for [`ReconcilerHandle::reconcile_due`].
+    pub async fn close_day(&self, day: Day, progress: Option<ProgressSender>) -> Result<Vec<HourReport>> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.send(ReconcileDay { day, progress, reply }).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Runs every billed hour again that later clicks, verdicts or rates touch, and waits for the end (CR-9, CR-10).
+    ///
+    /// # Errors
+    /// The first failure; the next sweep looks at the same events again.
+    pub async fn sweep(&self, progress: Option<ProgressSender>) -> Result<SweepReport> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.send(SweepNow { progress, reply }).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
     /// Returns what the reconciler is doing and what failed.
     ///
     /// # Errors
@@ -120,6 +152,19 @@ impl ReconcilerHandle {
     /// `NotReconciled` if the hour has no ended run.
     pub async fn explain(&self, hour: Hour, campaign: CampaignId, limit: u32) -> Result<Explanation> {
         self.deps.explain(&self.config, hour, campaign, limit).await
+    }
+
+    /// Compares a candidate billing statement with the one in use on the newest ended run of `hour`; writes nothing.
+    ///
+    /// # Errors
+    /// `NotReconciled` if the hour has no ended run; `Candidate` if the statement cannot be run.
+    pub async fn shadow(
+        &self,
+        hour: Hour,
+        sql: String,
+        campaign: Option<CampaignId>,
+    ) -> Result<ShadowReport> {
+        self.deps.shadow(&self.config, hour, sql, campaign).await
     }
 }
 
@@ -160,6 +205,33 @@ impl ReconcilerDeps {
             aggregates_dir: None,
         };
         self.recompute.explain(request).await
+    }
+}
+
+impl ReconcilerDeps {
+    /// Does what [`ReconcilerHandle::shadow`] does; needs no running reconciler.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn shadow(
+        &self,
+        config: &ReconcilerConfig,
+        hour: Hour,
+        sql: String,
+        campaign: Option<CampaignId>,
+    ) -> Result<ShadowReport> {
+        let results = self.archive.run_results(BillingPath::Lambda, hour).await?;
+        let ended = results.iter().rev().find(|stored| stored.result.outcome != RunOutcome::Abandoned);
+        let Some(ended) = ended else { return Err(Error::NotReconciled { hour }) };
+        let request = RecomputeRequest {
+            archive: self.archive_location.clone(),
+            inputs_path: layout::run_inputs_path(BillingPath::Lambda, hour, ended.result.seq),
+            inputs_sha256: ended.result.inputs_sha256.clone(),
+            limits: config.limits(),
+            task: Task::Shadow { sql, campaign },
+            aggregates_dir: None,
+        };
+        self.recompute.shadow(request).await
     }
 }
 

@@ -24,14 +24,26 @@ pub(super) struct HourWork {
     pub(super) config: ReconcilerConfig,
     pub(super) deps: ReconcilerDeps,
     pub(super) index: Arc<Mutex<ManifestIndex>>,
-    steps: Recipient<StepBegun>,
+    /// `None`: nobody listens.
+    steps: Option<Recipient<StepBegun>>,
 }
 
 impl HourWork {
+    /// Makes what works on hours beside the schedule; its steps are told to nobody.
+    pub(super) fn beside_the_schedule(
+        config: ReconcilerConfig,
+        deps: ReconcilerDeps,
+        index: Arc<Mutex<ManifestIndex>>,
+    ) -> Self {
+        Self { config, deps, index, steps: None }
+    }
+
     /// Says which step begins. A parent too busy to hear it misses a line of progress and nothing else.
     pub(super) fn begin(&self, hour: Hour, step: Step) {
         tracing::debug!(%hour, ?step, "step begins");
-        let _ = self.steps.try_send(StepBegun { hour, step });
+        if let Some(steps) = &self.steps {
+            let _ = steps.try_send(StepBegun { hour, step });
+        }
     }
 }
 
@@ -43,7 +55,7 @@ impl HourActor {
         index: Arc<Mutex<ManifestIndex>>,
         steps: Recipient<StepBegun>,
     ) -> Self {
-        Self { work: HourWork { config, deps, index, steps } }
+        Self { work: HourWork { config, deps, index, steps: Some(steps) } }
     }
 }
 

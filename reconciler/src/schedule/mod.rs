@@ -8,18 +8,29 @@
 //! [`HourActor`] at a time, which runs the steps: sealing, cutoff, archiving, recomputing, committing.
 
 mod aggregates;
+mod book;
 mod close;
 mod cutoff;
+mod days;
 mod due;
 mod handle;
 mod hour_actor;
 mod inputs;
+mod kappa;
+mod look;
 mod messages;
 mod progress;
 mod queue;
 mod reconciler_actor;
+mod replays;
 mod run;
 mod sealing;
+mod sweep;
+mod sweep_actor;
 
+pub use days::Day;
 pub use handle::{Reconciler, ReconcilerDeps, ReconcilerHandle};
-pub use progress::{HourFailure, HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step};
+pub use progress::{
+    HourFailure, HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step, SweepReport,
+};
+pub use replays::{ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport};

@@ -3,6 +3,7 @@
 //! Guarantee: a run killed anywhere is run again with exactly its recorded inputs; one whose commit exists is not
 //! computed again, its result is put first; half a bill is never visible.
 
+use twice_log::UtcMillis;
 use twice_log::archive::{BillingPath, ResultRow, RunInputs, RunOutcome, RunResult, StoredRunInputs, layout};
 use twice_log::fail::FailPoint;
 use twice_store::{BillingRow, CommittedRun, Divergence, NewBillingRow, RunCommit};
@@ -43,6 +44,17 @@ impl HourWork {
         let started_at = self.deps.clock.now();
         self.begin(inputs.hour, Step::Recomputing);
         let recomputed = self.counted(stored).await?;
+        self.commit(stored, started_at, &recomputed).await
+    }
+
+    /// Commits what was counted, and puts the result.
+    pub(super) async fn commit(
+        &self,
+        stored: &StoredRunInputs,
+        started_at: UtcMillis,
+        recomputed: &Recomputed,
+    ) -> Result<HourReport> {
+        let inputs = &stored.inputs;
         self.deps.fail_points.pass(FailPoint::RunBeforeCommit);
         self.begin(inputs.hour, Step::Committing);
         let rows = recomputed.rows.iter().cloned();
@@ -70,20 +82,15 @@ impl HourWork {
     async fn counted(&self, stored: &StoredRunInputs) -> Result<Recomputed> {
         match stored.inputs.path {
             BillingPath::Lambda => self.recomputed(stored).await,
-            BillingPath::Kappa => {
-                Err(Error::Config { reason: "this build does not bill by replay".to_owned() })
-            }
+            BillingPath::Kappa => self.replayed(stored).await,
         }
     }
 
     /// Counts by SQL in the child process, and puts what it made beside the rows into the archive.
-    async fn recomputed(&self, stored: &StoredRunInputs) -> Result<Recomputed> {
+    pub(super) async fn recomputed(&self, stored: &StoredRunInputs) -> Result<Recomputed> {
         // Gone with what is in it when this attempt ends, however it ends.
         let folder = self.spill_folder().await?;
-        let request =
-            RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
-        let recomputed = self.deps.recompute.recompute(request).await?;
-        measure(&recomputed);
+        let recomputed = self.recompute_into(stored, &folder).await?;
         if let Some(made) = &recomputed.aggregates {
             self.put_aggregates(&stored.inputs, made).await?;
         }
@@ -91,7 +98,20 @@ impl HourWork {
         Ok(recomputed)
     }
 
-    async fn spill_folder(&self) -> Result<SpillFolder> {
+    /// Counts by SQL in the child process, which leaves its aggregates in `folder`.
+    pub(super) async fn recompute_into(
+        &self,
+        stored: &StoredRunInputs,
+        folder: &SpillFolder,
+    ) -> Result<Recomputed> {
+        let request =
+            RecomputeRequest { aggregates_dir: Some(folder.path().to_path_buf()), ..self.request(stored) };
+        let recomputed = self.deps.recompute.recompute(request).await?;
+        measure(&recomputed);
+        Ok(recomputed)
+    }
+
+    pub(super) async fn spill_folder(&self) -> Result<SpillFolder> {
         let spill_dir = self.config.spill_dir.clone();
         let made = tokio::task::spawn_blocking(move || SpillFolder::make(&spill_dir)).await;
         let made = made.unwrap_or_else(|error| Err(std::io::Error::other(error)));
@@ -145,7 +165,7 @@ impl HourWork {
     }
 }
 
-fn run_id(inputs: &RunInputs) -> String {
+pub(super) fn run_id(inputs: &RunInputs) -> String {
     format!("{}/{}/{:06}", inputs.path, inputs.hour, inputs.seq)
 }
 

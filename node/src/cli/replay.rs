@@ -1,0 +1,163 @@
+//! `twice replay`: counts billed hours again by replay, and shows how far it is.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde::Deserialize;
+use twice_log::Hour;
+use twice_log::archive::BillingPath;
+
+use super::client::{Server, json_lines};
+use super::{Agreement, Outcome};
+
+/// Counts billed hours a second time, by replay of the archive through the stream's code (kappa).
+///
+/// All hours of the range are read in one pass, beside the live path and the schedule. Their rows are versioned as path
+/// kappa and compared with lambda's, which had the same inputs: exit status 1 says that a row differs.
+#[derive(Debug, Clone, Args)]
+pub struct Replay {
+    /// First event hour in UTC, such as 2025-01-15T00
+    #[arg(long, value_name = "HOUR")]
+    from: Hour,
+    /// Hour at which to stop, itself not replayed
+    #[arg(long, value_name = "HOUR")]
+    to: Hour,
+    /// Return at once; the node goes on by itself
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event {
+    Progress {
+        copies_done: u64,
+        copies_total: u64,
+    },
+    Done {
+        hour: Hour,
+        outcome: String,
+        run_id: String,
+        rows: u64,
+        rows_written: u64,
+        differing: u64,
+    },
+    Failed {
+        hour: Option<Hour>,
+        detail: String,
+    },
+    Ended,
+    #[serde(other)]
+    Other,
+}
+
+/// Runs the command.
+pub async fn run(arguments: Replay) -> Result<Outcome> {
+    let Replay { from, to, no_wait, server } = arguments;
+    start(&server, (from, to), None, no_wait).await
+}
+
+/// Restates the billed hours of a range by `path`: its rows become their bill.
+pub async fn restate(
+    server: &Server,
+    range: (Hour, Hour),
+    path: BillingPath,
+    no_wait: bool,
+) -> Result<Outcome> {
+    start(server, range, Some(path), no_wait).await
+}
+
+async fn start(
+    server: &Server,
+    (from, to): (Hour, Hour),
+    restate: Option<BillingPath>,
+    no_wait: bool,
+) -> Result<Outcome> {
+    let client = server.client()?;
+    let body = match restate {
+        Some(path) => serde_json::json!({ "from": from, "to": to, "restate": path }),
+        None => serde_json::json!({ "from": from, "to": to }),
+    };
+    let path = if no_wait { "/v1/replays?wait=false" } else { "/v1/replays" };
+    let response = client.send(client.request(Method::POST, path).json(&body)).await?;
+    if no_wait {
+        println!("started; see GET {}/v1/reconciliations", client.base());
+        return Ok(Outcome::Done(Agreement::Agreed));
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} clicks  {per_sec}  {eta} left")
+        .context("the progress bar's template")?;
+    let mut summary = Summary { bar: ProgressBar::new(0).with_style(style), ..Summary::default() };
+    let read = json_lines(response, |line| {
+        let event: Event =
+            serde_json::from_slice(line).context("the node's progress line is not as documented")?;
+        summary.take(event);
+        Ok(())
+    })
+    .await;
+    summary.bar.finish_and_clear();
+    read?;
+    summary.finish()
+}
+
+#[derive(Debug)]
+struct Summary {
+    bar: ProgressBar,
+    hours: u64,
+    failed: u64,
+    differing: u64,
+    ended: bool,
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self { bar: ProgressBar::hidden(), hours: 0, failed: 0, differing: 0, ended: false }
+    }
+}
+
+impl Summary {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Progress { copies_done, copies_total } => {
+                self.bar.set_length(copies_total);
+                self.bar.set_position(copies_done);
+            }
+            Event::Done { hour, outcome, run_id, rows, rows_written, differing } => {
+                self.hours += 1;
+                self.differing += differing;
+                let verdict = match differing {
+                    0 => "equal to lambda".to_owned(),
+                    count => format!("{count} rows DIFFER from lambda, see the node's log"),
+                };
+                self.bar.suspend(|| {
+                    println!(
+                        "{hour}  {outcome}: {rows} rows, {rows_written} written, run {run_id}, {verdict}"
+                    );
+                });
+            }
+            Event::Failed { hour, detail } => {
+                self.failed += 1;
+                let hour = hour.map_or_else(String::new, |hour| format!("{hour}  "));
+                self.bar.suspend(|| eprintln!("{hour}FAILED: {detail}"));
+            }
+            Event::Ended => self.ended = true,
+            Event::Other => {}
+        }
+    }
+
+    fn finish(self) -> Result<Outcome> {
+        if self.failed > 0 {
+            anyhow::bail!("{} hours replayed, {} failures", self.hours, self.failed);
+        }
+        if !self.ended {
+            anyhow::bail!("the node stopped before the replay ended; run it again, it goes on where it was");
+        }
+        if self.hours == 0 {
+            println!("no hour of the range is billed");
+        }
+        let agreement = if self.differing == 0 { Agreement::Agreed } else { Agreement::Differs };
+        Ok(Outcome::Done(agreement))
+    }
+}
