@@ -76,7 +76,7 @@ async fn a_reconciliation_streams_its_progress_as_lines() {
     problem(server.post("/v1/reconciliations", JSON, r#"{"due":true}"#), 409, "under way").await;
     problem(server.get("/v1/explain?hour=2025-01-15T11&campaign=c"), 404, "2025-01-15T11").await;
     let (status, body) = ask(server.post("/v1/audits", JSON, hour)).await;
-    assert_eq!((status, body), (200, json!({ "verdict": "proved" })));
+    assert_eq!((status.as_u16(), body), (200, json!({ "verdict": "proved" })));
     problem(server.post("/v1/audits", JSON, r#"{"hour":"2025-01-15T12"}"#), 404, "2025-01-15T12").await;
     server.stop().await;
 }
