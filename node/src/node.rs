@@ -30,7 +30,7 @@ use crate::audit::AuditProcess;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, ReplayStarts, Status, StreamSeals};
+use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals};
 use crate::recovery::Recovery;
 use crate::swap::refuse_unfinished;
 use crate::trim::{TrimConfig, Trimming};
@@ -161,10 +161,12 @@ impl Node {
             aggregates,
             campaigns: self.store.clone(),
             imports: self.store.clone(),
+            modes: self.store.clone(),
             clock,
             pseudonyms,
             reconcile: Arc::new(Reconciles(self.reconciler.clone())),
             explain: Arc::new(Explains(self.reconciler.clone())),
+            shadow: Arc::new(Shadows::new(self.reconciler.clone())),
             replay: Arc::new(ReplayStarts::new(self.reconciler.clone())),
             audit: self.audits.clone(),
             compare,

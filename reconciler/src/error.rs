@@ -1,6 +1,6 @@
 //! The errors of the batch path, split by what the caller must do.
 
-use twice_log::{Hour, LogOffset, PartitionId, Topic};
+use twice_log::{Hour, LogOffset, PartitionId, Topic, UtcMillis};
 
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -44,6 +44,9 @@ pub enum Error {
     /// The hour is not over, so it cannot be closed yet.
     #[error("hour {hour} ends at {}; it can be reconciled after that", hour.end())]
     HourNotOver { hour: Hour },
+    /// The day is not over, so its hours cannot become final yet.
+    #[error("day {day} ends at {end}; it can be closed after that")]
+    DayNotOver { day: String, end: UtcMillis },
     /// The hour has no run that ended (HTTP 404).
     #[error("hour {hour} is not reconciled yet")]
     NotReconciled { hour: Hour },
@@ -57,6 +60,10 @@ pub enum Error {
     /// What the engine answered breaks a rule the counts must keep (CR-5, G-5). A bug or damage: nothing is billed.
     #[error("result of the recompute is contradictory: {reason}")]
     Contradiction { reason: String },
+    /// A candidate statement is none that can be run here, has other columns than the bill, or breaks CR-5 (HTTP 422).
+    /// Whoever wrote it corrects it.
+    #[error("the candidate is refused: {reason}")]
+    Candidate { reason: String },
     /// The child process could not be started or spoken to.
     #[error("recompute process: {action}")]
     Process {
@@ -120,7 +127,9 @@ impl Error {
             | Error::Json { .. }
             | Error::RulesMissing { .. } => ErrorKind::Damage,
             Error::HourNotOver { .. }
+            | Error::DayNotOver { .. }
             | Error::NotReconciled { .. }
+            | Error::Candidate { .. }
             | Error::OutOfMemory { .. }
             | Error::Config { .. }
             | Error::Stopped => ErrorKind::Refuse,

@@ -7,9 +7,11 @@ mod compare;
 mod explain;
 mod import;
 mod log_cat;
+mod mode;
 pub mod offline;
 mod rebuild;
 mod reconcile;
+mod shadow;
 mod replay;
 mod up;
 
@@ -42,6 +44,7 @@ enum Command {
     Compare(Box<compare::Compare>),
     #[command(subcommand)]
     Rebuild(rebuild::Rebuild),
+    Mode(mode::Mode),
     Campaigns(campaigns::Campaigns),
     /// Reads the hot log
     #[command(subcommand)]
@@ -96,6 +99,7 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Audit(arguments) => block_on(audit::run(*arguments)),
         Command::Compare(arguments) => block_on(compare::run(*arguments)),
         Command::Rebuild(arguments) => block_on(rebuild::run(arguments)),
+        Command::Mode(arguments) => block_on(mode::run(arguments)),
         Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
         Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
         Command::AuditChild => {

@@ -8,11 +8,12 @@ use twice_log::Hour;
 use twice_log::archive::BillingPath;
 
 use super::client::{Client, Server};
-use super::{Agreement, Outcome};
+use super::{Agreement, Outcome, replay};
 
 /// Shows which path writes the bill, or chooses it from an hour on.
 ///
-/// Hours billed already keep their mode. Without a path, shows the mode, every setting of it, and the hours last billed.
+/// Hours billed already keep their mode, unless --restate makes the path their bill too: by new versions with reason
+/// `mode_change`, counted over the inputs of each hour's newest run. Without a path, shows the mode, every setting of it, and the hours last billed.
 #[derive(Debug, Clone, Args)]
 pub struct Mode {
     /// Path whose rows are the bill: lambda (recomputed from the archive) or kappa (replayed through the stream)
@@ -21,6 +22,15 @@ pub struct Mode {
     /// First hour it is for, such as 2025-01-15T12; default the next to close
     #[arg(long, value_name = "HOUR", requires = "path")]
     from: Option<Hour>,
+    /// Restate the billed hours from --from to --to by the path, and leave all others as they are
+    #[arg(long, requires_all = ["path", "from", "to"])]
+    restate: bool,
+    /// Hour at which to stop restating, itself not restated
+    #[arg(long, value_name = "HOUR", requires = "restate")]
+    to: Option<Hour>,
+    /// Return at once; the node goes on restating by itself
+    #[arg(long, requires = "restate")]
+    no_wait: bool,
     #[command(flatten)]
     server: Server,
 }
@@ -59,6 +69,9 @@ fn path(name: &str) -> Result<BillingPath, String> {
 
 /// Runs the command.
 pub async fn run(arguments: Mode) -> Result<Outcome> {
+    if let (Some(path), Some(from), Some(to)) = (arguments.path, arguments.from, arguments.to) {
+        return replay::restate(&arguments.server, (from, to), path, arguments.no_wait).await;
+    }
     let client = arguments.server.client()?;
     match arguments.path {
         Some(path) => set(&client, path, arguments.from).await?,

@@ -10,6 +10,7 @@ use twice_reconciler::{Reconciler, ReconcilerConfig};
 
 use super::client::{Server, json_lines};
 use super::offline::{Access, DataDir, Offline};
+use super::shadow::{self, Shadow};
 use super::{Agreement, Outcome};
 
 /// Closes an hour, or every hour that is due, and writes its authoritative billing rows.
@@ -21,8 +22,10 @@ pub struct Reconcile {
     #[command(flatten)]
     which: Which,
     /// Return at once; the node goes on by itself
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shadow")]
     no_wait: bool,
+    #[command(flatten)]
+    shadow: Shadow,
     #[command(flatten)]
     server: Server,
     #[command(flatten)]
@@ -64,6 +67,9 @@ enum Event {
 
 /// Runs the command.
 pub async fn run(arguments: Reconcile) -> Result<Outcome> {
+    if let (true, Some(hour)) = (arguments.shadow.shadow, arguments.which.hour) {
+        return shadow::run(arguments.shadow, hour, arguments.server, arguments.place).await;
+    }
     if let Some(offline) = arguments.place.open(Access::Write).await? {
         let hour = arguments.which.hour.context("with --data-dir, name an hour: --hour 2025-01-15T12")?;
         return rerun_offline(&offline, hour).await;

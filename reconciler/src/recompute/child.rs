@@ -15,8 +15,11 @@ use twice_store::{BillingCounts, CostMeter, Divergence};
 
 use super::engine::{RangeAnswer, recompute_ranges};
 use super::lookup::look_up;
+use super::shadow::shadow_inputs;
 use super::spill::SpillFolder;
-use super::{LocalAggregates, LookedUp, MemoryBound, RecomputeRequest, Recomputed, Summary, Task};
+use super::{
+    LocalAggregates, LookedUp, MemoryBound, RecomputeRequest, Recomputed, ShadowReport, Summary, Task,
+};
 use crate::compare::{Explanation, explain_inputs};
 use crate::error::{Error, ErrorKind, Result, describe};
 
@@ -34,6 +37,7 @@ pub(super) enum Line {
     Aggregates(Vec<LocalAggregates>),
     Explanation(Explanation),
     LookedUp(LookedUp),
+    Shadow(ShadowReport),
     Summary(Summary),
     Error(Complaint),
 }
@@ -46,6 +50,9 @@ pub(super) struct Complaint {
     /// The limit, where it was too low.
     #[serde(default)]
     pub out_of_memory: Option<u64>,
+    /// Why a candidate statement was refused.
+    #[serde(default)]
+    pub candidate: Option<String>,
 }
 
 impl Complaint {
@@ -57,11 +64,18 @@ impl Complaint {
                 Error::OutOfMemory { limit_bytes } => Some(*limit_bytes),
                 _ => None,
             },
+            candidate: match error {
+                Error::Candidate { reason } => Some(reason.clone()),
+                _ => None,
+            },
         }
     }
 
     /// Returns the error as the parent sees it.
     pub fn into_error(self) -> Error {
+        if let Some(reason) = self.candidate {
+            return Error::Candidate { reason };
+        }
         match self.out_of_memory {
             Some(limit_bytes) => Error::OutOfMemory { limit_bytes },
             None if self.damage => Error::Contradiction { reason: self.detail },
@@ -76,6 +90,7 @@ pub(super) enum Answer {
     Recomputed(Recomputed),
     Explanation(Box<Explanation>),
     LookedUp(LookedUp),
+    Shadow(Box<ShadowReport>),
 }
 
 impl Answer {
@@ -89,6 +104,13 @@ impl Answer {
     pub(super) fn into_explanation(self) -> Result<Explanation> {
         match self {
             Answer::Explanation(explanation) => Ok(*explanation),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    pub(super) fn into_shadow(self) -> Result<ShadowReport> {
+        match self {
+            Answer::Shadow(report) => Ok(*report),
             _ => Err(wrong_answer()),
         }
     }
@@ -107,6 +129,7 @@ pub(super) struct Gathering {
     recomputed: Recomputed,
     explanation: Option<Explanation>,
     looked_up: Option<LookedUp>,
+    shadow: Option<ShadowReport>,
     ended: bool,
 }
 
@@ -122,6 +145,7 @@ impl Gathering {
             Line::Aggregates(files) => self.recomputed.aggregates = Some(files),
             Line::Explanation(explanation) => self.explanation = Some(explanation),
             Line::LookedUp(looked_up) => self.looked_up = Some(looked_up),
+            Line::Shadow(report) => self.shadow = Some(report),
             Line::Summary(summary) => {
                 self.recomputed.summary = summary;
                 self.ended = true;
@@ -139,12 +163,13 @@ impl Gathering {
         if !self.ended {
             return Ok(None);
         }
-        match (task, self.explanation, self.looked_up) {
-            (Task::Bill, None, None) => Ok(Some(Answer::Recomputed(self.recomputed))),
-            (Task::Explain { .. }, Some(explanation), None) => {
+        match (task, self.explanation, self.looked_up, self.shadow) {
+            (Task::Bill, None, None, None) => Ok(Some(Answer::Recomputed(self.recomputed))),
+            (Task::Explain { .. }, Some(explanation), None, None) => {
                 Ok(Some(Answer::Explanation(Box::new(explanation))))
             }
-            (Task::LookUp(_), None, Some(looked_up)) => Ok(Some(Answer::LookedUp(looked_up))),
+            (Task::LookUp(_), None, Some(looked_up), None) => Ok(Some(Answer::LookedUp(looked_up))),
+            (Task::Shadow { .. }, None, None, Some(report)) => Ok(Some(Answer::Shadow(Box::new(report)))),
             _ => Err(wrong_answer()),
         }
     }
@@ -283,6 +308,12 @@ async fn answer_request(
                 explain_inputs(archive, &inputs().await?, limits, memory, campaign, *limit).await?;
             // Whoever is gone needs no explanation.
             let _ = parts.send(Part::Whole(Line::Explanation(explanation))).await;
+            Ok(Summary { cost: meter.read(), ..Summary::default() })
+        }
+        Task::Shadow { sql, campaign } => {
+            let inputs = inputs().await?;
+            let report = shadow_inputs(archive, &inputs, limits, memory, sql, campaign.as_ref()).await?;
+            let _ = parts.send(Part::Whole(Line::Shadow(report))).await;
             Ok(Summary { cost: meter.read(), ..Summary::default() })
         }
         Task::LookUp(lookup) => {

@@ -27,7 +27,7 @@ use crate::compare::{CauseCounts, divergence_rows, read_cause_counts};
 use crate::error::{Error, Result};
 
 /// The subquery of the bill that holds nearly all its work and is named twice.
-const SHARED_SUBQUERY: &str = "identities";
+pub(super) const SHARED_SUBQUERY: &str = "identities";
 /// Answers that may wait for whoever takes them.
 const ANSWERS_WAITING: usize = 2;
 
@@ -151,6 +151,12 @@ impl<'a> HourRecompute<'a> {
         Ok(Self { archive, inputs, relations, engine, size, memory, rules, seals })
     }
 
+    /// Reads every column of other hours, for statements that this build does not know.
+    pub fn with_every_column(mut self) -> Self {
+        self.relations.columns = Columns::Every;
+        self
+    }
+
     /// Cuts all campaigns into ranges.
     pub async fn ranges(&self) -> Result<Vec<CampaignRange>> {
         slices::plan(self.archive, &self.relations.held_files(), &self.inputs.rates, self.size.rows).await
@@ -201,7 +207,7 @@ impl<'a> HourRecompute<'a> {
 }
 
 /// Reads the bill of one slice.
-async fn read_counts(session: &SliceSession, billing_sql: &str) -> Result<Vec<BillingCounts>> {
+pub(super) async fn read_counts(session: &SliceSession, billing_sql: &str) -> Result<Vec<BillingCounts>> {
     let batches = session.query_sharing("run the billing statement", billing_sql, SHARED_SUBQUERY).await?;
     let mut rows = Vec::new();
     for batch in &batches {
@@ -212,7 +218,7 @@ async fn read_counts(session: &SliceSession, billing_sql: &str) -> Result<Vec<Bi
     Ok(rows)
 }
 
-fn counts(batch: &RecordBatch, row: usize) -> Result<BillingCounts> {
+pub(super) fn counts(batch: &RecordBatch, row: usize) -> Result<BillingCounts> {
     let count = |name: &str| count(batch, name, row);
     let currency: Option<Currency> = text(batch, "currency", row)?
         .map(|code| code.parse().map_err(|error| contradiction(format!("currency {code:?} {error}"))))
@@ -237,7 +243,7 @@ fn counts(batch: &RecordBatch, row: usize) -> Result<BillingCounts> {
 }
 
 /// Adds the counts of one slice to those of a campaign: slices by id share a campaign and no identity.
-fn add(rows: &mut BTreeMap<CampaignId, BillingCounts>, counts: BillingCounts) {
+pub(super) fn add(rows: &mut BTreeMap<CampaignId, BillingCounts>, counts: BillingCounts) {
     match rows.get_mut(&counts.campaign_id) {
         None => {
             rows.insert(counts.campaign_id.clone(), counts);

@@ -165,7 +165,7 @@ impl MemoryBound {
     }
 }
 
-fn is_out_of_memory(error: &Error) -> bool {
+pub(super) fn is_out_of_memory(error: &Error) -> bool {
     match error {
         Error::OutOfMemory { .. } => true,
         Error::Engine { source, .. } => {

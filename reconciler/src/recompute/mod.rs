@@ -19,6 +19,7 @@ pub(crate) mod relations;
 mod rules;
 mod scan;
 mod session;
+mod shadow;
 mod share;
 mod slices;
 mod spill;
@@ -46,6 +47,7 @@ pub(crate) use memory::MemoryBound;
 pub use process::ProcessRecompute;
 pub use rules::{Rules, rules_sha256};
 pub(crate) use session::SliceSession;
+pub use shadow::{ShadowAmount, ShadowChange, ShadowReport, ShadowRow, ShadowSide};
 pub(crate) use slices::{CampaignRange, footer};
 pub(crate) use spill::SpillFolder;
 pub use spill::sweep as sweep_spill;
@@ -79,6 +81,8 @@ pub enum Task {
     Explain { campaign: CampaignId, limit: u32 },
     /// The hours that stored verdicts rule on. It names no run.
     LookUp(Box<VerdictLookup>),
+    /// How a candidate statement's bill differs, of every campaign or of one.
+    Shadow { sql: String, campaign: Option<CampaignId> },
 }
 
 /// One order to the engine: what to compute, over which recorded inputs, within which limits.
@@ -126,6 +130,9 @@ pub trait Recompute: Send + Sync + 'static {
 
     /// Finds the hours that stored verdicts rule on.
     async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp>;
+
+    /// Compares a candidate statement with the billing statement; nothing is written.
+    async fn shadow(&self, request: RecomputeRequest) -> Result<ShadowReport>;
 }
 
 /// Runs recomputes in this process, on a runtime of their own. For tests and offline commands.
@@ -163,5 +170,9 @@ impl Recompute for InProcessRecompute {
 
     async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp> {
         self.answer(request).await?.into_looked_up()
+    }
+
+    async fn shadow(&self, request: RecomputeRequest) -> Result<ShadowReport> {
+        self.answer(request).await?.into_shadow()
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use twice_store::child::{ChildCommand, ChildError};
 
 use super::child::{Answer, Gathering};
-use super::{LookedUp, Recompute, RecomputeRequest, Recomputed};
+use super::{LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
 
@@ -75,5 +75,9 @@ impl Recompute for ProcessRecompute {
 
     async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp> {
         self.answer(request).await?.into_looked_up()
+    }
+
+    async fn shadow(&self, request: RecomputeRequest) -> Result<ShadowReport> {
+        self.answer(request).await?.into_shadow()
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use datafusion::execution::SendableRecordBatchStream;
@@ -12,7 +13,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{Expr, col, lit};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use twice_log::Topic;
 use twice_log::archive::{Archive, Bucket, FileEntry, FileKind, Layout};
 
@@ -21,7 +22,7 @@ use super::memory::FOOTER_CACHE_BYTES;
 use super::related::{Columns, related};
 use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
-use super::share::plan_sharing;
+use super::share::{means_one, plan_sharing};
 use super::slices::Slice;
 use super::split::in_part;
 use crate::error::{Error, Result};
@@ -260,6 +261,27 @@ impl SliceSession {
         let plan = plan_sharing(&self.context, sql, shared).await.map_err(Error::engine(action))?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(Error::engine(action))?;
         frame.collect().await.map_err(Error::engine(action))
+    }
+
+    /// Runs one statement that others wrote, which can only SELECT from the relations; also returns its columns.
+    ///
+    /// `shared` is computed once where all its uses mean the same.
+    ///
+    /// # Errors
+    /// `Engine` if it does not plan or run, or does anything but SELECT.
+    pub async fn query_foreign(&self, sql: &str, shared: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let failed = Error::engine("run the candidate");
+        let select_only =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let plan = self.context.state().create_logical_plan(sql).await.map_err(failed)?;
+        select_only.verify_plan(&plan).map_err(failed)?;
+        let plan = match means_one(&plan, shared).map_err(failed)? {
+            true => plan_sharing(&self.context, sql, shared).await.map_err(failed)?,
+            false => plan,
+        };
+        let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
+        let schema = Arc::clone(frame.schema().inner());
+        Ok((schema, frame.collect().await.map_err(failed)?))
     }
 
     /// Runs one statement as [`SliceSession::query_sharing`] does, and returns its answer as it comes.

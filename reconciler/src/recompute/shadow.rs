@@ -11,14 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{Archive, RunInputs};
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Currency, Hour};
 use twice_store::BillingCounts;
 
-use super::engine::{add, counts, read_counts};
+use super::engine::{SHARED_SUBQUERY, add, counts, read_counts};
 use super::memory::is_out_of_memory;
 use super::{BILLING_SQL, CampaignRange, HourRecompute, MemoryBound, ResourceLimits};
 use crate::error::{Error, Result, describe};
@@ -129,12 +129,14 @@ async fn count_both(hour: &HourRecompute<'_>, range: CampaignRange, sql: &str) -
         for row in read_counts(&session, BILLING_SQL).await? {
             add(&mut current, row);
         }
-        let batches = match session.query_candidate(sql).await {
+        let answered = session.query_foreign(sql, SHARED_SUBQUERY).await;
+        let (schema, batches) = match answered {
             Err(error @ Error::Engine { .. }) if !is_out_of_memory(&error) => {
                 return Err(refused(describe(&error)));
             }
-            batches => batches?,
+            answered => answered?,
         };
+        check_columns(&schema)?;
         for row in candidate_counts(&batches, &range)? {
             add(&mut candidate, row);
         }
@@ -146,12 +148,13 @@ async fn count_both(hour: &HourRecompute<'_>, range: CampaignRange, sql: &str) -
 fn candidate_counts(batches: &[RecordBatch], range: &CampaignRange) -> Result<Vec<BillingCounts>> {
     let (mut rows, mut campaigns) = (Vec::new(), BTreeSet::new());
     for batch in batches {
-        check_columns(batch)?;
         for row in 0..batch.num_rows() {
             let counts = counts(batch, row).map_err(|error| refused(describe(&error)))?;
             let campaign_id = counts.campaign_id.clone();
             if !range.holds(campaign_id.as_str()) {
-                return Err(refused(format!("it answers campaign {campaign_id}, which no row it reads is of")));
+                return Err(refused(format!(
+                    "it answers campaign {campaign_id}, which no row it reads is of"
+                )));
             }
             if numbers(Some(&counts)).iter().any(|number| number.unsigned_abs() > NUMBER_MAX) {
                 return Err(refused(format!("a number of campaign {campaign_id} is larger than any bill's")));
@@ -165,8 +168,7 @@ fn candidate_counts(batches: &[RecordBatch], range: &CampaignRange) -> Result<Ve
     Ok(rows)
 }
 
-fn check_columns(batch: &RecordBatch) -> Result<()> {
-    let schema = batch.schema();
+fn check_columns(schema: &Schema) -> Result<()> {
     let known = || ["campaign_id", "currency"].into_iter().chain(NUMBERS);
     if let Some(missing) = known().find(|name| schema.field_with_name(name).is_err()) {
         return Err(refused(format!("column {missing} is missing")));
@@ -175,9 +177,9 @@ fn check_columns(batch: &RecordBatch) -> Result<()> {
     if let Some(other) = names.find(|name| !known().any(|known| known == *name)) {
         return Err(refused(format!("column {other:?} is none of the bill's")));
     }
-    let wrong = NUMBERS.iter().find(|name| {
-        schema.field_with_name(name).is_ok_and(|field| *field.data_type() != DataType::Int64)
-    });
+    let wrong = NUMBERS
+        .iter()
+        .find(|name| schema.field_with_name(name).is_ok_and(|field| *field.data_type() != DataType::Int64));
     match wrong {
         Some(name) => Err(refused(format!("column {name} is no BIGINT"))),
         None => Ok(()),

@@ -34,6 +34,20 @@ pub async fn plan_sharing(context: &SessionContext, sql: &str, name: &str) -> Re
     Ok(replaced.data)
 }
 
+/// Returns whether every use of `name` in a plan means the same, as it does where one subquery has that name.
+pub fn means_one(plan: &LogicalPlan, name: &str) -> Result<bool> {
+    let Some(first) = find(plan, name)? else { return Ok(true) };
+    let mut one = true;
+    plan.apply_with_subqueries(|node| match node {
+        LogicalPlan::SubqueryAlias(alias) if alias.alias.table() == name => {
+            one &= *alias.input == first;
+            Ok(TreeNodeRecursion::Continue)
+        }
+        _ => Ok(TreeNodeRecursion::Continue),
+    })?;
+    Ok(one)
+}
+
 fn find(plan: &LogicalPlan, name: &str) -> Result<Option<LogicalPlan>> {
     let mut found = None;
     plan.apply(|node| match node {

@@ -17,7 +17,7 @@ use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
 use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
 use twice_reconciler::recompute::{
-    ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed,
+    ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
 };
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{
@@ -154,6 +154,10 @@ impl Recompute for HangingRecompute {
 
     async fn look_up(&self, request: RecomputeRequest) -> twice_reconciler::Result<LookedUp> {
         self.inner.look_up(request).await
+    }
+
+    async fn shadow(&self, request: RecomputeRequest) -> twice_reconciler::Result<ShadowReport> {
+        self.inner.shadow(request).await
     }
 }
 
