@@ -15,6 +15,7 @@ mod note;
 mod ports;
 mod recovery;
 mod settings;
+mod swap;
 mod telemetry;
 mod trim;
 

@@ -97,13 +97,22 @@ impl DataDir {
     /// # Errors
     /// If the folder is not there, or a node runs on it.
     pub fn lock(&self, folder: &Path, access: Access) -> Result<Option<File>> {
-        if !folder.is_dir() {
-            bail!("{} is no folder; --data-dir names the data folder of a node", folder.display());
-        }
+        self.check(folder)?;
         match access {
             Access::Read => Ok(None),
             Access::Write => node::lock(folder).map(Some),
         }
+    }
+
+    /// Checks that the folder is there.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check(&self, folder: &Path) -> Result<()> {
+        if !folder.is_dir() {
+            bail!("{} is no folder; --data-dir names the data folder of a node", folder.display());
+        }
+        Ok(())
     }
 
     /// Opens the archive that the folder's note names.

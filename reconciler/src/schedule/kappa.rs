@@ -129,7 +129,7 @@ fn report_differences(hour: Hour, differences: &[Difference]) {
 
 /// Returns the divergence of rows counted by replay: preliminary and causes as the recompute found them, billed as
 /// replayed, and what is then left over.
-fn divergence_of(rows: &[BillingCounts], lambda: &[Divergence]) -> Vec<Divergence> {
+pub(crate) fn divergence_of(rows: &[BillingCounts], lambda: &[Divergence]) -> Vec<Divergence> {
     let mut billed: BTreeMap<&CampaignId, u64> =
         rows.iter().map(|row| (&row.campaign_id, row.billable)).collect();
     let mut divergence: Vec<Divergence> = lambda

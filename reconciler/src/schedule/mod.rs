@@ -29,6 +29,7 @@ mod sweep;
 mod sweep_actor;
 
 pub use days::Day;
+pub(crate) use kappa::divergence_of;
 pub use handle::{Reconciler, ReconcilerDeps, ReconcilerHandle};
 pub use progress::{
     HourFailure, HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step, SweepReport,

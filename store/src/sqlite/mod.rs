@@ -17,6 +17,7 @@ mod imports;
 mod insert;
 mod modes;
 mod open;
+mod rebuilding;
 mod restore;
 mod settle;
 #[cfg(test)]
