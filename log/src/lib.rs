@@ -12,7 +12,7 @@ pub mod hot;
 
 pub use error::{Error, ErrorKind, Result};
 pub use event::{
-    AdId, CampaignId, Click, ClickCopy, ClickId, Clock, Currency, Generation, Hour, LogOffset, Micros,
+    AdId, CampaignId, Click, ClickCopy, ClickId, Clock, Currency, Day, Generation, Hour, LogOffset, Micros,
     PartitionId, Position, PublisherId, Topic, UserId, UtcMillis, Verdict, VerdictClass, WallClock,
     Watermark,
 };

@@ -17,7 +17,7 @@ pub mod schedule;
 pub use config::ReconcilerConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use schedule::{
-    Day, HourFailure, HourReport, ProgressEvent, ProgressSender, Reconciler, ReconcilerDeps,
-    ReconcilerHandle, ReconcilerStatus, ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport, Step,
-    SweepReport,
+    BillChange, HourFailure, HourReport, MoneyDelta, ProgressEvent, ProgressSender, Reconciler,
+    ReconcilerDeps, ReconcilerHandle, ReconcilerStatus, ReplayEvent, ReplayEventSender, ReplayOrder,
+    ReplayReport, Step, SweepReport,
 };

@@ -33,6 +33,11 @@ pub const SWEEPS_TOTAL: &str = "twice_reconciler_sweeps_total";
 /// Verdicts of the newest sweep whose click was not found.
 pub const VERDICTS_WITHOUT_CLICK: &str = "twice_reconciler_verdicts_without_click";
 
+/// Copies by which preliminary and billed of the newest hour differ, by `cause` (G-5).
+pub const DIVERGENCE_CLICKS: &str = "twice_reconciler_divergence_clicks";
+/// Late, late duplicate and unexplained clicks of the newest hour, as a share of its billed ones.
+pub const DIVERGENCE_RATIO: &str = "twice_reconciler_divergence_ratio";
+
 /// Describes every metric to the recorder that is installed.
 pub fn describe() {
     metrics::describe_counter!(HOURS_RECONCILED_TOTAL, "hours committed, by outcome");
@@ -56,5 +61,7 @@ pub fn describe() {
         VERDICTS_WITHOUT_CLICK,
         "verdicts of the newest sweep whose click was not found"
     );
+    metrics::describe_gauge!(DIVERGENCE_CLICKS, "copies by which the newest hour differs, by cause");
+    metrics::describe_gauge!(DIVERGENCE_RATIO, "share of the newest hour's clicks that differ");
     metrics::describe_gauge!(UNSEALED_PARTITIONS, "partitions the newest run found unsealed");
 }

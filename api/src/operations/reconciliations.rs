@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, get, post, web};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use twice_log::Hour;
+use twice_log::{Day, Hour};
 use twice_store::{Page, Reconciliation};
 use utoipa::{IntoParams, ToSchema};
 
@@ -17,14 +17,20 @@ use crate::ports::{ReconcileEvent, ReconcileTarget};
 use crate::problem::Problem;
 use crate::server::ApiState;
 
-/// Which hours to reconcile: either one, or all that are due.
+/// Which hours to reconcile: one, those of a day, all that are due, or all that later events touch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StartReconciliation {
     #[schema(value_type = Option<String>, example = "2025-01-15T12")]
     hour: Option<Hour>,
+    /// A past UTC day, whose hours become final.
+    #[schema(value_type = Option<String>, example = "2025-01-15")]
+    day: Option<Day>,
     #[serde(default)]
     due: bool,
+    /// Billed hours that later clicks, verdicts or rates touch.
+    #[serde(default)]
+    sweep: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -116,7 +122,7 @@ pub(crate) async fn get_reconciliations(
         )),
         (status = 202, description = "started, with `wait=false`", body = Started),
         (status = 409, description = "something under way forbids it", body = Problem),
-        (status = 422, description = "neither an hour nor due, or both", body = Problem),
+        (status = 422, description = "names nothing to reconcile, or several things", body = Problem),
     ),
     tag = "operations",
 )]
@@ -128,9 +134,19 @@ pub(crate) async fn post_reconciliations(
     body: web::Json<StartReconciliation>,
 ) -> Result<HttpResponse> {
     let target = match body.into_inner() {
-        StartReconciliation { hour: Some(hour), due: false } => ReconcileTarget::Hour(hour),
-        StartReconciliation { hour: None, due: true } => ReconcileTarget::Due,
-        _ => return Err(Error::unprocessable("name either \"hour\" or \"due\": true")),
+        StartReconciliation { hour: Some(hour), day: None, due: false, sweep: false } => {
+            ReconcileTarget::Hour(hour)
+        }
+        StartReconciliation { hour: None, day: Some(day), due: false, sweep: false } => {
+            ReconcileTarget::Day(day)
+        }
+        StartReconciliation { hour: None, day: None, due: true, sweep: false } => ReconcileTarget::Due,
+        StartReconciliation { hour: None, day: None, due: false, sweep: true } => ReconcileTarget::Sweep,
+        _ => {
+            return Err(Error::unprocessable(
+                "name one of \"hour\", \"day\", \"due\": true and \"sweep\": true",
+            ));
+        }
     };
     let started = state.deps.reconcile.start(target).await;
     let events = started.map_err(|error| Error::of_port("reconciler", state.config.retry_after_s, error))?;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use twice_log::archive::RunOutcome;
-use twice_log::{CampaignId, ClickId, Generation, Hour, LogOffset, PartitionId, UtcMillis};
+use twice_log::{CampaignId, ClickId, Currency, Day, Generation, Hour, LogOffset, PartitionId, UtcMillis};
 use twice_store::billing::StreamState;
 use utoipa::ToSchema;
 
@@ -44,6 +44,10 @@ pub enum ReconcileTarget {
     Hour(Hour),
     /// Every hour that is due by G-3.
     Due,
+    /// Every hour of a past day, to become final (CR-9).
+    Day(Day),
+    /// Every billed hour that later clicks, verdicts or rates touch.
+    Sweep,
 }
 
 /// What a run is doing.
@@ -78,7 +82,11 @@ pub enum ReconcileEvent {
         rows: u64,
         /// Unexplained clicks of all campaigns; null where the stream was not complete.
         unexplained: Option<i64>,
+        /// How the run changed a bill that was there before.
+        change: BillChange,
     },
+    /// What whoever asked should know.
+    Note { detail: String },
     /// The hour could not be reconciled; it stays due.
     Failed {
         /// Null where the failure came before any hour was taken up.
@@ -86,6 +94,41 @@ pub enum ReconcileEvent {
         hour: Option<Hour>,
         detail: String,
     },
+}
+
+/// By how much a run changed the bill of an hour; nothing where it made the hour's first bill.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BillChange {
+    /// Rows whose counts or amount changed; `GET /v1/billing/corrections` has them all.
+    pub rows: u64,
+    /// New billable clicks minus old ones.
+    pub billable: i64,
+    pub money: Vec<MoneyDelta>,
+    /// The first of the changed rows.
+    pub listed: Vec<RowChange>,
+}
+
+/// New amounts minus old ones, in one currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoneyDelta {
+    #[schema(value_type = Option<String>, example = "USD")]
+    pub currency: Option<Currency>,
+    pub amount_micros: i64,
+}
+
+/// How one row changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RowChange {
+    #[schema(value_type = String)]
+    pub campaign_id: CampaignId,
+    pub version: u32,
+    /// Why, as in the list of corrections.
+    pub reason: String,
+    /// New billable clicks minus old ones.
+    pub billable: i64,
+    pub amount_micros: i64,
+    #[schema(value_type = Option<String>, example = "USD")]
+    pub currency: Option<Currency>,
 }
 
 /// Starts reconciliations.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use twice_api::ports::{
-    Admission, AuditControl, CompareControl, CompareEvent, CompareRequest, ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
+    Admission, AuditControl, BillChange, CompareControl, CompareEvent, CompareRequest, ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
     PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent, ReplayRequest, ShadowControl,
     ShadowQuery, ShadowReport, StreamReport,
     StreamStatus,
@@ -56,7 +56,7 @@ impl ReconcileControl for Parts {
         let run_id = format!("lambda/{hour}/000001");
         let step = ReconcileEvent::Step { hour, step: ReconcileStep::Sealing };
         let outcome = RunOutcome::Committed;
-        let done = ReconcileEvent::Done { hour, outcome, run_id, rows: 3, unexplained: Some(0) };
+        let done = ReconcileEvent::Done { hour, outcome, run_id, rows: 3, unexplained: Some(0), change: BillChange::default() };
         Ok(stream::iter([step, done]).boxed())
     }
 }

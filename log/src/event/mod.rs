@@ -1,6 +1,7 @@
 //! Clicks, verdicts, identifiers, money and time, and how they are written as records and read from JSON.
 
 mod click;
+mod day;
 mod hash;
 mod ids;
 pub mod json;
@@ -11,6 +12,7 @@ mod verdict;
 mod watermark;
 
 pub use click::{Click, ClickCopy, IpHash, SCHEMA_VERSION_LATEST};
+pub use day::Day;
 pub use hash::{PARTITION_HASH_NAME, Sha256Hex, partition_of, payload_hash};
 pub use ids::{
     AdId, CampaignId, ClickId, Currency, CurrencyError, ID_BYTES_MAX, IdError, Micros, ModelVersion,

@@ -4,19 +4,20 @@ use anyhow::{Context, Result};
 use clap::Args;
 use reqwest::Method;
 use serde::Deserialize;
-use twice_log::Hour;
 use twice_log::archive::{BillingPath, BillingStatus};
-use twice_reconciler::{Reconciler, ReconcilerConfig};
+use twice_log::{Currency, Day, Hour};
+use twice_reconciler::{BillChange, Reconciler, ReconcilerConfig};
 
 use super::client::{Server, json_lines};
 use super::offline::{Access, DataDir, Offline};
 use super::shadow::{self, Shadow};
 use super::{Agreement, Outcome};
 
-/// Closes an hour, or every hour that is due, and writes its authoritative billing rows.
+/// Closes an hour, a day or every hour that is due, and writes its authoritative billing rows.
 ///
 /// Seals the hour in the stream, waits until the archive holds every click up to the cutoff, recounts it by SQL, and
-/// explains each difference from the preliminary number. Running it again on unchanged inputs changes nothing.
+/// explains each difference from the preliminary number. Running it again on unchanged inputs changes nothing; where a bill
+/// that was there before changed, the difference is shown by campaign, and the exit status is 1.
 #[derive(Debug, Clone, Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -38,6 +39,12 @@ struct Which {
     /// Hour in UTC, such as 2025-01-15T12; closed at once, with the clicks present
     #[arg(long, value_name = "HOUR")]
     hour: Option<Hour>,
+    /// Past day in UTC, such as 2025-01-15: its hours become final at once, with the nightly horizon of duplicates
+    #[arg(long, value_name = "DAY")]
+    day: Option<Day>,
+    /// Every billed hour that later clicks, verdicts or rates touch
+    #[arg(long)]
+    sweep: bool,
     /// Every hour that has clicks, is past, and is not billed yet; a backfilled one after 10 quiet minutes
     #[arg(long)]
     due: bool,
@@ -56,6 +63,10 @@ enum Event {
         run_id: String,
         rows: u64,
         unexplained: Option<i64>,
+        change: Change,
+    },
+    Note {
+        detail: String,
     },
     Failed {
         hour: Option<Hour>,
@@ -63,6 +74,31 @@ enum Event {
     },
     #[serde(other)]
     Other,
+}
+
+/// How a run changed a bill that was there before.
+#[derive(Debug, Default, Deserialize)]
+struct Change {
+    rows: u64,
+    billable: i64,
+    money: Vec<Money>,
+    listed: Vec<RowChange>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Money {
+    currency: Option<String>,
+    amount_micros: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct RowChange {
+    campaign_id: String,
+    version: u32,
+    reason: String,
+    billable: i64,
+    amount_micros: i64,
+    currency: Option<String>,
 }
 
 /// Runs the command.
@@ -75,9 +111,11 @@ pub async fn run(arguments: Reconcile) -> Result<Outcome> {
         return rerun_offline(&offline, hour).await;
     }
     let client = arguments.server.client()?;
-    let body = match arguments.which.hour {
-        Some(hour) => serde_json::json!({ "hour": hour }),
-        None => serde_json::json!({ "due": true }),
+    let body = match arguments.which {
+        Which { hour: Some(hour), .. } => serde_json::json!({ "hour": hour }),
+        Which { day: Some(day), .. } => serde_json::json!({ "day": day }),
+        Which { sweep: true, .. } => serde_json::json!({ "sweep": true }),
+        Which { .. } => serde_json::json!({ "due": true }),
     };
     let path = if arguments.no_wait { "/v1/reconciliations?wait=false" } else { "/v1/reconciliations" };
     let response = client.send(client.request(Method::POST, path).json(&body)).await?;
@@ -124,8 +162,60 @@ async fn rerun_offline(offline: &Offline, hour: Hour) -> Result<Outcome> {
         run_id: report.run_id,
         rows: report.rows_written,
         unexplained: report.unexplained,
+        change: report.change.into(),
     });
     summary.finish()
+}
+
+impl From<BillChange> for Change {
+    fn from(change: BillChange) -> Self {
+        let currency = |currency: Option<Currency>| currency.map(|currency| currency.to_string());
+        let money = change.money.into_iter();
+        let listed = change.listed.into_iter().map(|row| RowChange {
+            campaign_id: row.campaign_id.to_string(),
+            version: row.version,
+            reason: row.reason.to_string(),
+            billable: row.delta.billable,
+            amount_micros: row.delta.amount_micros,
+            currency: currency(row.currency),
+        });
+        Self {
+            rows: change.rows,
+            billable: change.billable,
+            money: money
+                .map(|money| Money { currency: currency(money.currency), amount_micros: money.amount_micros })
+                .collect(),
+            listed: listed.collect(),
+        }
+    }
+}
+
+impl Change {
+    /// Returns what is shown: the sums, and row by row what changed.
+    fn lines(&self, hour: Hour) -> Vec<String> {
+        let money = self.money.iter().map(|money| amount(money.amount_micros, money.currency.as_deref()));
+        let money = money.map(|amount| format!(", {amount}")).collect::<String>();
+        let mut lines =
+            vec![format!("{hour}  the bill changed: {} rows, {:+} clicks{money}", self.rows, self.billable)];
+        lines.extend(self.listed.iter().map(|row| {
+            let RowChange { campaign_id, version, reason, billable, .. } = row;
+            let amount = amount(row.amount_micros, row.currency.as_deref());
+            format!("    {campaign_id}  version {version} ({reason}): {billable:+} clicks, {amount}")
+        }));
+        let more = self.rows.saturating_sub(self.listed.len() as u64);
+        if more > 0 {
+            let to = hour.plus(1);
+            lines.push(format!("    and {more} more; see GET /v1/billing/corrections?from={hour}&to={to}"));
+        }
+        lines
+    }
+}
+
+/// Writes an amount with its sign, in whole units and six decimals.
+fn amount(micros: i64, currency: Option<&str>) -> String {
+    let (sign, micros) = (if micros < 0 { '-' } else { '+' }, micros.unsigned_abs());
+    let currency = currency.unwrap_or("(no currency)");
+    format!("{sign}{}.{:06} {currency}", micros / 1_000_000, micros % 1_000_000)
 }
 
 #[derive(Debug, Default)]
@@ -133,13 +223,16 @@ struct Summary {
     hours: u64,
     failed: u64,
     unexplained: u64,
+    /// Hours whose bill was there and changed.
+    changed: u64,
 }
 
 impl Summary {
     fn take(&mut self, event: Event) {
         match event {
             Event::Step { hour, step } => eprintln!("{hour}  {step} …"),
-            Event::Done { hour, outcome, run_id, rows, unexplained } => {
+            Event::Note { detail } => eprintln!("{detail}"),
+            Event::Done { hour, outcome, run_id, rows, unexplained, change } => {
                 self.hours += 1;
                 let difference = match unexplained {
                     Some(0) => "every difference explained".to_owned(),
@@ -150,6 +243,10 @@ impl Summary {
                 };
                 self.unexplained += unexplained.map_or(0, i64::unsigned_abs);
                 println!("{hour}  {outcome}: {rows} rows written, run {run_id}, {difference}");
+                if change.rows > 0 {
+                    self.changed += 1;
+                    change.lines(hour).iter().for_each(|line| println!("{line}"));
+                }
             }
             Event::Failed { hour, detail } => {
                 self.failed += 1;
@@ -165,9 +262,10 @@ impl Summary {
             anyhow::bail!("{} of {} hours could not be closed", self.failed, self.hours + self.failed);
         }
         if self.hours == 0 {
-            println!("nothing is due");
+            println!("nothing to do");
         }
-        let agreement = if self.unexplained == 0 { Agreement::Agreed } else { Agreement::Differs };
+        let agrees = self.unexplained == 0 && self.changed == 0;
+        let agreement = if agrees { Agreement::Agreed } else { Agreement::Differs };
         Ok(Outcome::Done(agreement))
     }
 }

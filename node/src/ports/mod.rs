@@ -16,7 +16,7 @@ use twice_api::ports as api;
 use twice_log::event::partition_of;
 use twice_log::hot::ClickLog;
 use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
-use twice_reconciler::{ProgressEvent, ReconcilerHandle, ports as batch};
+use twice_reconciler::{BillChange, ProgressEvent, ReconcilerHandle, ports as batch};
 
 use crate::disk::DiskSpace;
 
@@ -81,6 +81,8 @@ impl api::ReconcileControl for Reconciles {
                     handle.reconcile(hour, Some(sender.clone())).await.map(|_| ())
                 }
                 api::ReconcileTarget::Due => handle.reconcile_due(Some(sender)).await.map(|_| ()),
+                api::ReconcileTarget::Day(day) => handle.close_day(day, Some(sender)).await.map(|_| ()),
+                api::ReconcileTarget::Sweep => handle.sweep(Some(sender)).await.map(|_| ()),
             };
             if let Err(error) = ended {
                 tracing::warn!(error = %chain(&error), "reconciliation failed");
@@ -112,8 +114,32 @@ fn event(event: ProgressEvent) -> api::ReconcileEvent {
             run_id: report.run_id,
             rows: report.rows_written,
             unexplained: report.unexplained,
+            change: change_of(report.change),
         },
+        ProgressEvent::Note { detail } => api::ReconcileEvent::Note { detail },
+        ProgressEvent::Refused { detail } => api::ReconcileEvent::Failed { hour: None, detail },
         ProgressEvent::Failed { hour, detail } => api::ReconcileEvent::Failed { hour: Some(hour), detail },
+    }
+}
+
+fn change_of(change: BillChange) -> api::BillChange {
+    let money = change.money.into_iter().map(|delta| api::MoneyDelta {
+        currency: delta.currency,
+        amount_micros: delta.amount_micros,
+    });
+    let listed = change.listed.into_iter().map(|row| api::RowChange {
+        campaign_id: row.campaign_id,
+        version: row.version,
+        reason: row.reason.to_string(),
+        billable: row.delta.billable,
+        amount_micros: row.delta.amount_micros,
+        currency: row.currency,
+    });
+    api::BillChange {
+        rows: change.rows,
+        billable: change.billable,
+        money: money.collect(),
+        listed: listed.collect(),
     }
 }
 

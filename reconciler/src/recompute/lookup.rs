@@ -200,8 +200,8 @@ fn between(from: &[SweptEnd], to: &[SweptEnd]) -> Expr {
     to.iter().map(condition).reduce(Expr::or).unwrap_or_else(|| lit(false))
 }
 
-/// Returns the arrival hours in which a click may be that was ruled on in `arrival`, without what its verdict names.
-pub fn hours_before(arrival: Hour, lookback_ms: u64) -> std::ops::RangeInclusive<Hour> {
+/// Returns the hours before arrivals in which clicks are looked for that no verdict names; a click may be a little ahead.
+pub fn hours_before(first: Hour, last: Hour, lookback_ms: u64) -> std::ops::RangeInclusive<Hour> {
     let hours = i64::try_from(lookback_ms.div_ceil(HOUR_MS)).unwrap_or(i64::MAX);
-    arrival.plus(hours.saturating_neg())..=arrival.plus(2)
+    first.plus(hours.saturating_neg())..=last.plus(2)
 }

@@ -8,10 +8,9 @@ use tokio::sync::oneshot;
 use twice_log::archive::{Archive, BillingPath, RunOutcome, layout};
 use twice_log::fail::FailPoints;
 use twice_log::hot::ClickLog;
-use twice_log::{CampaignId, Clock, Hour};
+use twice_log::{CampaignId, Clock, Day, Hour};
 use twice_store::{BillingStore, CampaignStore, ImportStore, Replay};
 
-use super::days::Day;
 use super::messages::{GetStatus, ReconcileDay, ReconcileDue, ReconcileHour, Stop, SweepNow};
 use super::progress::{HourReport, ProgressSender, ReconcilerStatus, SweepReport};
 use super::reconciler_actor::ReconcilerActor;

@@ -2,10 +2,10 @@
 
 use actix::Message;
 use tokio::sync::oneshot;
-use twice_log::Hour;
 use twice_log::archive::BillingStatus;
+use twice_log::{Day, Hour};
 
-use super::progress::{HourReport, ProgressSender, ReconcilerStatus, Step};
+use super::progress::{HourReport, ProgressSender, ReconcilerStatus, Step, SweepReport};
 use crate::error::Result;
 
 /// Closes one hour as soon as the one running has ended; the reply comes when it is closed.
@@ -23,6 +23,23 @@ pub struct ReconcileHour {
 pub struct ReconcileDue {
     pub progress: Option<ProgressSender>,
     pub reply: oneshot::Sender<Result<Vec<HourReport>>>,
+}
+
+/// Makes every hour of a past day final; the reply comes when the last is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ReconcileDay {
+    pub day: Day,
+    pub progress: Option<ProgressSender>,
+    pub reply: oneshot::Sender<Result<Vec<HourReport>>>,
+}
+
+/// Looks for later clicks, verdicts and rates of billed hours; the reply comes when each hour they touch was run again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SweepNow {
+    pub progress: Option<ProgressSender>,
+    pub reply: oneshot::Sender<Result<SweepReport>>,
 }
 
 /// Asks what is going on.

@@ -11,7 +11,6 @@ mod aggregates;
 mod book;
 mod close;
 mod cutoff;
-mod days;
 mod due;
 mod handle;
 mod hour_actor;
@@ -23,15 +22,16 @@ mod progress;
 mod queue;
 mod reconciler_actor;
 mod replays;
+mod report;
 mod run;
 mod sealing;
 mod sweep;
 mod sweep_actor;
 
-pub use days::Day;
-pub(crate) use kappa::divergence_of;
 pub use handle::{Reconciler, ReconcilerDeps, ReconcilerHandle};
+pub(crate) use kappa::divergence_of;
 pub use progress::{
-    HourFailure, HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step, SweepReport,
+    BillChange, HourFailure, HourReport, MoneyDelta, ProgressEvent, ProgressSender, ReconcilerStatus, Step,
+    SweepReport,
 };
 pub use replays::{ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport};

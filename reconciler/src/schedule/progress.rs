@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use twice_log::archive::RunOutcome;
-use twice_log::{Hour, UtcMillis};
+use twice_log::archive::{BillingStatus, RunOutcome};
+use twice_log::{Currency, Hour, UtcMillis};
+use twice_store::Correction;
 
 /// A step of closing an hour, in G-3's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub enum Step {
 pub struct HourReport {
     pub hour: Hour,
     pub outcome: RunOutcome,
+    /// Status the run was made for, which decided its horizon.
+    pub status: BillingStatus,
     /// `{path}/{hour}/{seq:06}`.
     pub run_id: String,
     /// Billing rows the run computed: one a campaign with clicks in the hour.
@@ -40,6 +43,30 @@ pub struct HourReport {
     pub fraud: Option<u64>,
     /// Sum of absolute values.
     pub unexplained: Option<i64>,
+    /// Whether an import announced the hour: then its lateness is no divergence.
+    pub announced: bool,
+    /// How the run changed a bill that was there before.
+    pub change: BillChange,
+}
+
+/// By how much a run changed the bill of an hour; nothing where it made the hour's first bill.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillChange {
+    /// Rows whose counts or amount changed.
+    pub rows: u64,
+    /// New billable clicks minus old ones.
+    pub billable: i64,
+    /// By currency; none where no amount changed.
+    pub money: Vec<MoneyDelta>,
+    /// The first of the changed rows, in the order of the corrections.
+    pub listed: Vec<Correction>,
+}
+
+/// New amounts minus old ones, in one currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoneyDelta {
+    pub currency: Option<Currency>,
+    pub amount_micros: i64,
 }
 
 /// One line of the event stream of a reconciliation.
@@ -50,8 +77,26 @@ pub enum ProgressEvent {
     Step { hour: Hour, step: Step },
     /// The hour is committed, or was already.
     Done(HourReport),
+    /// What whoever asked should know.
+    Note { detail: String },
+    /// What was asked is refused, or failed before any hour was taken up.
+    Refused { detail: String },
     /// The attempt failed; the schedule tries again if it would have closed the hour by itself.
     Failed { hour: Hour, detail: String },
+}
+
+/// What a sweep found, and what became of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepReport {
+    /// Verdicts looked at, and those whose click was not found.
+    pub verdicts: u64,
+    pub verdicts_without_click: u64,
+    /// Hours with later clicks, with later verdicts, and with later rates; one hour may have all three.
+    pub hours_with_clicks: u64,
+    pub hours_with_verdicts: u64,
+    pub hours_with_rates: u64,
+    /// Hours run again, oldest first.
+    pub hours: Vec<HourReport>,
 }
 
 /// Where progress goes. A receiver that went away is no error.

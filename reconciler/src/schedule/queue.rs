@@ -91,6 +91,17 @@ impl Wanted {
         Self { hour, trigger, status, urgency: Urgency::Nightly }
     }
 
+    /// An hour of a day that somebody asked to close.
+    pub fn requested_night(hour: Hour) -> Self {
+        let (trigger, status) = (Trigger::Request, BillingStatus::Final);
+        Self { hour, trigger, status, urgency: Urgency::RequestedDay }
+    }
+
+    /// The same, where somebody waits for it.
+    pub fn requested_restatement(hour: Hour) -> Self {
+        Self { urgency: Urgency::RequestedDay, ..Self::restated(hour) }
+    }
+
     /// A billed hour that later events touch: the offsets present must be in, its status is its own.
     pub fn restated(hour: Hour) -> Self {
         let (trigger, status) = (Trigger::Request, BillingStatus::Reconciled);
@@ -125,6 +136,11 @@ impl Queue {
     fn insert(&mut self, order: Order) {
         let place = self.0.iter().take_while(|other| other.urgency <= order.urgency).count();
         self.0.insert(place, order);
+    }
+
+    /// Returns in what hurry the next order is.
+    pub fn next_urgency(&self) -> Option<Urgency> {
+        self.0.front().map(|order| order.urgency)
     }
 
     /// Takes the next order.

@@ -1,43 +1,46 @@
 //! The root of the batch path's actors: keeps the queue of hours and runs one HourActor at a time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures::StreamExt;
 use tokio::sync::{Mutex, oneshot};
 use twice_log::Hour;
-use twice_log::archive::{BillingPath, ManifestIndex};
+use twice_log::archive::ManifestIndex;
 
+use super::book::RunBook;
 use super::due::{DueSettings, Sightings};
 use super::handle::ReconcilerDeps;
 use super::hour_actor::HourActor;
-use super::messages::{CloseHour, GetStatus, ReconcileDue, ReconcileHour, StepBegun, Stop, Trigger};
+use super::look::{Found, Look};
+use super::messages::{
+    CloseHour, GetStatus, ReconcileDay, ReconcileDue, ReconcileHour, StepBegun, Stop, Trigger, Urgency,
+};
 use super::progress::{HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step};
 use super::queue::{Failures, Order, Queue, Waiter, Wanted};
+use super::report::show_divergence;
+use super::sweep_actor::Sweeps;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result, describe};
 use crate::metrics;
 
 /// Messages are requests of people and the steps of one hour: a few at a time. More wait in their senders.
 const MAILBOX_CAPACITY: usize = 64;
-/// Runs looked up at once while looking for ones a crash left open.
-const LOOKUPS_AT_ONCE: usize = 16;
 
 /// Closes hours by the clock and on request, one at a time.
 pub struct ReconcilerActor {
-    config: ReconcilerConfig,
-    deps: ReconcilerDeps,
-    index: Arc<Mutex<ManifestIndex>>,
+    pub(super) config: ReconcilerConfig,
+    pub(super) deps: ReconcilerDeps,
+    pub(super) index: Arc<Mutex<ManifestIndex>>,
     sightings: Arc<Mutex<Sightings>>,
     queue: Queue,
     running: Option<Running>,
     failures: Failures,
     /// Whether a look for due hours is under way; one is enough.
     looking: bool,
-    /// Whether the runs that a crash may have left open were looked up.
-    open_runs_known: bool,
+    /// Newest runs as the archive records them: what the nights go by.
+    pub(super) book: Arc<Mutex<RunBook>>,
+    pub(super) sweeps: Sweeps,
     newest_reconciled: Option<Hour>,
     schedule_error: Option<String>,
 }
@@ -60,22 +63,24 @@ impl ReconcilerActor {
             running: None,
             failures: Failures::default(),
             looking: false,
-            open_runs_known: false,
+            book: Arc::default(),
+            sweeps: Sweeps::default(),
             newest_reconciled: None,
             schedule_error: None,
         }
     }
 
-    fn look(&self) -> Look {
+    pub(super) fn look(&self) -> Look {
         Look {
             deps: self.deps.clone(),
             index: Arc::clone(&self.index),
             sightings: Arc::clone(&self.sightings),
+            book: Arc::clone(&self.book),
             settings: DueSettings {
                 close_delay_ms: ms(self.config.close_delay_ms),
                 backfill_quiet_ms: ms(self.config.backfill_quiet_ms),
             },
-            open_runs: !self.open_runs_known,
+            maturity_ms: ms(self.config.verdict_maturity_ms),
         }
     }
 
@@ -85,13 +90,13 @@ impl ReconcilerActor {
         }
         self.looking = true;
         let look = self.look();
-        let looked = look.due().into_actor(self).map(|due, actor, context| {
+        let looked = async move { look.due().await }.into_actor(self).map(|due, actor, context| {
             actor.looking = false;
             match due {
-                Ok(hours) => {
+                Ok(found) => {
                     actor.schedule_error = None;
-                    actor.open_runs_known = true;
-                    actor.enqueue_due(&hours);
+                    actor.enqueue_due(&found);
+                    actor.want_sweep();
                     actor.start_next(context);
                 }
                 Err(error) => {
@@ -104,29 +109,41 @@ impl ReconcilerActor {
         context.spawn(looked);
     }
 
-    fn enqueue_due(&mut self, hours: &[Hour]) {
+    fn enqueue_due(&mut self, found: &Found) {
         let now = self.deps.clock.now();
         let running = self.running.as_ref().map(|running| running.order.hour);
-        for hour in hours.iter().filter(|hour| Some(**hour) != running && self.failures.may_try(**hour, now))
-        {
-            self.queue.push(Wanted::hourly(*hour), None);
+        let nights = found.nights.iter().filter(|_| self.config.nightly_close);
+        let wanted =
+            found.due.iter().copied().map(Wanted::hourly).chain(nights.copied().map(Wanted::nightly));
+        for wanted in wanted {
+            if Some(wanted.hour) != running && self.failures.may_try(wanted.hour, now) {
+                self.queue.push(wanted, None);
+            }
         }
         ::metrics::gauge!(metrics::HOURS_WAITING).set(self.queue.hours().len() as f64);
     }
 
-    fn start_next(&mut self, context: &mut Context<Self>) {
-        if self.running.is_some() {
+    pub(super) fn start_next(&mut self, context: &mut Context<Self>) {
+        if self.running.is_some() || self.sweeps.is_looking() {
+            return;
+        }
+        if self.queue.next_urgency().is_none_or(|urgency| urgency > Urgency::Hourly)
+            && self.start_sweep(context)
+        {
             return;
         }
         let Some(order) = self.queue.pop() else { return };
+        let order_hour = order.hour;
         let close = CloseHour { hour: order.hour, trigger: order.trigger, status: order.status };
         self.running = Some(Running { order, step: None });
         let steps = context.address().recipient();
         let hour_actor =
             HourActor::new(self.config.clone(), self.deps.clone(), Arc::clone(&self.index), steps).start();
+        let (book, hour) = (Arc::clone(&self.book), order_hour);
         let closed = async move {
             // The address lives in this future: dropping it ends the HourActor, and its child process.
             let closed = hour_actor.send(close).await;
+            book.lock().await.tried(hour);
             closed.unwrap_or(Err(Error::Stopped))
         };
         context.spawn(closed.into_actor(self).map(Self::ended));
@@ -139,7 +156,10 @@ impl ReconcilerActor {
             Ok(report) => {
                 tracing::info!(%hour, run = %report.run_id, rows = report.rows, "hour closed");
                 actor.failures.closed(hour);
-                actor.newest_reconciled = actor.newest_reconciled.max(Some(hour));
+                if Some(hour) >= actor.newest_reconciled {
+                    actor.newest_reconciled = Some(hour);
+                    show_divergence(report);
+                }
             }
             Err(error) => {
                 tracing::warn!(%hour, error = %describe(error), "closing the hour failed");
@@ -155,56 +175,8 @@ impl ReconcilerActor {
     }
 }
 
-fn ms(value: u64) -> i64 {
+pub(super) fn ms(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// One look for hours to close.
-struct Look {
-    deps: ReconcilerDeps,
-    index: Arc<Mutex<ManifestIndex>>,
-    sightings: Arc<Mutex<Sightings>>,
-    settings: DueSettings,
-    open_runs: bool,
-}
-
-impl Look {
-    /// Returns the hours due now, oldest first.
-    async fn due(self) -> Result<Vec<Hour>> {
-        let grown = {
-            let mut index = self.index.lock().await;
-            index.refresh().await?;
-            index.click_hours().clone()
-        };
-        let mut due = BTreeSet::new();
-        if let (Some((first, _)), Some((last, _))) = (grown.first_key_value(), grown.last_key_value()) {
-            let billed =
-                self.deps.billing.billed_hours(Some(BillingPath::Lambda), *first, last.plus(1)).await?;
-            let billed: BTreeSet<Hour> = billed.into_iter().collect();
-            let now = self.deps.clock.now();
-            due.extend(self.sightings.lock().await.due(&grown, &billed, now, self.settings));
-        }
-        if self.open_runs {
-            due.extend(self.hours_of_open_runs().await?);
-        }
-        Ok(due.into_iter().collect())
-    }
-
-    /// Finds hours whose newest run has no result: a crash came between inputs and result (G-4).
-    async fn hours_of_open_runs(&self) -> Result<Vec<Hour>> {
-        let archive = &self.deps.archive;
-        let hours = archive.run_hours(BillingPath::Lambda).await?;
-        let mut lookups = futures::stream::iter(hours)
-            .map(|hour| async move { (hour, archive.latest_run(BillingPath::Lambda, hour).await) })
-            .buffered(LOOKUPS_AT_ONCE);
-        let mut open = Vec::new();
-        while let Some((hour, run)) = lookups.next().await {
-            if run?.is_some_and(|run| run.result.is_none()) {
-                open.push(hour);
-            }
-        }
-        Ok(open)
-    }
 }
 
 impl Actor for ReconcilerActor {
@@ -235,14 +207,45 @@ impl Handler<ReconcileDue> for ReconcilerActor {
 
     fn handle(&mut self, request: ReconcileDue, context: &mut Self::Context) {
         let ReconcileDue { progress, reply } = request;
-        let looked = self.look().due().into_actor(self).map(move |due, actor, context| match due {
+        let look = self.look();
+        let looked =
+            async move { look.due().await }.into_actor(self).map(move |found, actor, context| match found {
+                Ok(found) => {
+                    let wanted = found.due.into_iter().map(Wanted::hourly);
+                    actor.answer_all(wanted, progress.as_ref(), reply, context);
+                }
+                Err(error) => {
+                    // Whoever asked is gone: nobody is left to tell.
+                    let _ = reply.send(Err(error));
+                }
+            });
+        context.spawn(looked);
+    }
+}
+
+impl Handler<ReconcileDay> for ReconcilerActor {
+    type Result = ();
+
+    fn handle(&mut self, request: ReconcileDay, context: &mut Self::Context) {
+        let ReconcileDay { day, progress, reply } = request;
+        let matures = day.end().plus_ms(ms(self.config.verdict_maturity_ms));
+        if self.deps.clock.now() < matures
+            && let Some(progress) = &progress
+        {
+            let detail = format!("verdicts on {day} may still come until {matures}; they will restate it");
+            let _ = progress.send(ProgressEvent::Note { detail });
+        }
+        let look = self.look();
+        let looked = async move { look.day(day).await }.into_actor(self);
+        let looked = looked.map(move |found, actor, context| match found {
             Ok(hours) => {
-                let answers = actor.enqueue_watched(&hours, progress.as_ref());
-                actor.start_next(context);
-                context.spawn(collect(answers, reply).into_actor(actor));
+                let wanted = hours.into_iter().map(Wanted::requested_night);
+                actor.answer_all(wanted, progress.as_ref(), reply, context);
             }
             Err(error) => {
-                // Whoever asked is gone: nobody is left to tell.
+                if let Some(progress) = &progress {
+                    let _ = progress.send(ProgressEvent::Refused { detail: describe(&error) });
+                }
                 let _ = reply.send(Err(error));
             }
         });
@@ -251,29 +254,46 @@ impl Handler<ReconcileDue> for ReconcilerActor {
 }
 
 impl ReconcilerActor {
-    fn enqueue_watched(
+    /// Queues hours and answers `reply` when the last of them has ended.
+    fn answer_all(
         &mut self,
-        hours: &[Hour],
+        wanted: impl Iterator<Item = Wanted>,
+        progress: Option<&ProgressSender>,
+        reply: oneshot::Sender<Result<Vec<HourReport>>>,
+        context: &mut Context<Self>,
+    ) {
+        let answers = self.enqueue_watched(wanted, progress);
+        self.start_next(context);
+        let answered = async move {
+            let _ = reply.send(collect(answers).await);
+        };
+        context.spawn(answered.into_actor(self));
+    }
+
+    /// Queues hours; the answers come as each has ended.
+    pub(super) fn enqueue_watched(
+        &mut self,
+        wanted: impl Iterator<Item = Wanted>,
         progress: Option<&ProgressSender>,
     ) -> Vec<oneshot::Receiver<Result<HourReport>>> {
-        let watch = |hour: &Hour| {
+        let watch = |wanted: Wanted| {
             let (reply, answer) = oneshot::channel();
             let waiter = Waiter { progress: progress.cloned(), reply };
             match &mut self.running {
                 // A run under way is watched, not repeated.
-                Some(running) if running.order.hour == *hour => running.order.waiters.push(waiter),
-                _ => self.queue.push(Wanted::hourly(*hour), Some(waiter)),
+                Some(running) if wanted.urgency == Urgency::Hourly && running.order.hour == wanted.hour => {
+                    running.order.waiters.push(waiter);
+                }
+                _ => self.queue.push(wanted, Some(waiter)),
             }
             answer
         };
-        hours.iter().map(watch).collect()
+        wanted.map(watch).collect()
     }
 }
 
-async fn collect(
-    answers: Vec<oneshot::Receiver<Result<HourReport>>>,
-    reply: oneshot::Sender<Result<Vec<HourReport>>>,
-) {
+/// Waits for every answer; the first failure, if there is one, is the answer of all.
+pub(super) async fn collect(answers: Vec<oneshot::Receiver<Result<HourReport>>>) -> Result<Vec<HourReport>> {
     let mut reports = Vec::new();
     let mut failed = None;
     for answer in answers {
@@ -282,7 +302,7 @@ async fn collect(
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    let _ = reply.send(failed.map_or(Ok(reports), Err));
+    failed.map_or(Ok(reports), Err)
 }
 
 impl Handler<StepBegun> for ReconcilerActor {

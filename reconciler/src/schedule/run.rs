@@ -6,16 +6,13 @@
 use twice_log::UtcMillis;
 use twice_log::archive::{BillingPath, ResultRow, RunInputs, RunOutcome, RunResult, StoredRunInputs, layout};
 use twice_log::fail::FailPoint;
-use twice_store::{BillingRow, CommittedRun, Divergence, NewBillingRow, RunCommit};
+use twice_store::{BillingRow, CommittedRun, NewBillingRow, RunCommit};
 
 use super::hour_actor::HourWork;
 use super::progress::{HourReport, Step};
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::recompute::{RecomputeRequest, Recomputed, SpillFolder, Task, rules_sha256};
-
-/// Divergence rows read at once for a report.
-const PAGE: u32 = 1000;
 
 impl HourWork {
     /// Ends a run begun before; `None` if it cannot be, and was recorded as abandoned.
@@ -74,8 +71,7 @@ impl HourWork {
         let committed = self.deps.billing.commit_run(commit).await?;
         self.deps.fail_points.pass(FailPoint::RunAfterCommit);
         self.put_result(stored, &committed).await?;
-        let billed = recomputed.rows.iter().map(|row| row.billable).sum();
-        Ok(report(inputs, &committed, (recomputed.rows.len() as u64, billed), &recomputed.divergence))
+        self.report(inputs, &committed, &recomputed.rows, &recomputed.divergence).await
     }
 
     /// Counts the run by its path: what follows is the same for all of them.
@@ -147,22 +143,6 @@ impl HourWork {
         self.deps.fail_points.pass(FailPoint::RunResultPut);
         Ok(())
     }
-
-    /// Reports a run that was committed before a crash, from what the store holds.
-    async fn report_of(&self, inputs: &RunInputs, committed: &CommittedRun) -> Result<HourReport> {
-        let mut divergence = Vec::new();
-        let mut cursor = None;
-        loop {
-            let page = self.deps.billing.divergence(inputs.hour, None, PAGE, cursor).await?;
-            divergence.extend(page.rows.into_iter().map(|row| row.divergence));
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                break;
-            }
-        }
-        let billed = divergence.iter().map(|row| row.billed).sum();
-        Ok(report(inputs, committed, (divergence.len() as u64, billed), &divergence))
-    }
 }
 
 pub(super) fn run_id(inputs: &RunInputs) -> String {
@@ -177,37 +157,6 @@ fn result_row(row: &BillingRow) -> ResultRow {
         reason: row.reason.to_string(),
         digest: row.digest.clone(),
     }
-}
-
-fn report(
-    inputs: &RunInputs,
-    committed: &CommittedRun,
-    (rows, billed): (u64, u64),
-    divergence: &[Divergence],
-) -> HourReport {
-    let outcome = format!("{:?}", committed.outcome).to_lowercase();
-    ::metrics::counter!(metrics::HOURS_RECONCILED_TOTAL, "outcome" => outcome).increment(1);
-    let unexplained: Option<i64> =
-        sum(divergence, |row| row.unexplained.map(i64::unsigned_abs)).and_then(|sum| i64::try_from(sum).ok());
-    ::metrics::gauge!(metrics::UNEXPLAINED_CLICKS).set(unexplained.unwrap_or(0) as f64);
-    HourReport {
-        hour: inputs.hour,
-        outcome: committed.outcome,
-        run_id: run_id(inputs),
-        rows,
-        rows_written: committed.rows.len() as u64,
-        billed,
-        preliminary: sum(divergence, |row| row.preliminary),
-        late: sum(divergence, |row| row.late),
-        late_duplicate: sum(divergence, |row| row.late_duplicate),
-        fraud: sum(divergence, |row| row.fraud),
-        unexplained,
-    }
-}
-
-/// Sums what is known; `None` where it is known of no campaign.
-fn sum(rows: &[Divergence], value: impl Fn(&Divergence) -> Option<u64>) -> Option<u64> {
-    rows.iter().filter_map(value).reduce(|left, right| left + right)
 }
 
 fn measure(recomputed: &Recomputed) {

@@ -1,0 +1,266 @@
+//! Finds billed hours that later events touch: clicks, verdicts, and rates their newest runs did not see (CR-9, CR-10).
+//!
+//! Guarantee: what a run did not see is found by comparing its recorded cutoffs, or the moment it was begun, with what is
+//! there now; verdicts are looked at from where the newest sweep record ends. Nothing is remembered that a crash could
+//! lose, and where nothing is new nothing is read but the manifests.
+//! Words: *touched* = to be run again; *position* = the ends of the newest sweep record, below which verdicts were
+//! looked at and what they touched was run again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use twice_log::archive::{
+    BillingPath, BillingStatus, ChainKey, FileEntry, FileKind, ManifestIndex, Rate, SweepRecord, SweptEnd,
+};
+use twice_log::event::Sha256Hex;
+use twice_log::{Hour, LogOffset, Topic, UtcMillis};
+use twice_store::BillingQuery;
+
+use super::book::{NewestRun, RunBook};
+use super::handle::ReconcilerDeps;
+use super::progress::SweepReport;
+use crate::config::ReconcilerConfig;
+use crate::error::Result;
+use crate::recompute::{LookedUp, RecomputeRequest, Task, VerdictLookup, hours_before};
+
+/// A rate's moment of recording is taken a little before it is stored, and a run's before it reads the rates: within
+/// this, an hour is rather run once more than not at all.
+const RATE_SLACK_MS: i64 = 60_000;
+/// Rows asked for at once.
+const PAGE: u32 = 1000;
+
+/// One look for touched hours.
+pub(super) struct SweepLook {
+    pub config: ReconcilerConfig,
+    pub deps: ReconcilerDeps,
+    pub index: Arc<Mutex<ManifestIndex>>,
+    pub book: Arc<Mutex<RunBook>>,
+    /// Whether the schedule asks: then only when it is time, and for final hours; others have their close before them.
+    pub is_scheduled: bool,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub(super) struct Touched {
+    pub hours: BTreeSet<Hour>,
+    pub report: SweepReport,
+    /// To be put once every hour was run again; `None` where it would say what the newest one says.
+    pub record: Option<SweepRecord>,
+}
+
+/// Returns the newest moment at or before `now` at which a sweep is due.
+pub(super) fn due_at(now: UtcMillis, interval_ms: i64, maturity_ms: i64) -> UtcMillis {
+    let since = now.epoch_ms().saturating_sub(maturity_ms).div_euclid(interval_ms.max(1));
+    UtcMillis::clamped(since.saturating_mul(interval_ms).saturating_add(maturity_ms))
+}
+
+impl SweepLook {
+    /// Looks for touched hours; `None` where it is not yet time.
+    pub async fn look(self) -> Result<Option<Touched>> {
+        let begun_at = self.deps.clock.now();
+        let newest = self.deps.archive.newest_sweep().await?;
+        let (interval, maturity) = (ms(self.config.sweep_interval_ms), ms(self.config.verdict_maturity_ms));
+        let due_at = due_at(begun_at, interval, maturity);
+        if self.is_scheduled && newest.as_ref().is_some_and(|newest| newest.begun_at >= due_at) {
+            return Ok(None);
+        }
+        let status = if self.is_scheduled { BillingStatus::Final } else { BillingStatus::Reconciled };
+        let mut book = self.book.lock().await;
+        book.refresh(&self.deps.archive).await?;
+        if !book.runs().any(|(_, run)| run.status >= status) {
+            return Ok(if self.is_scheduled { None } else { Some(nothing()) });
+        }
+        let mut index = self.index.lock().await;
+        index.refresh().await?;
+        let clicks = book.with_later_clicks(&index, status);
+        let rates = self.with_later_rates(&book, status).await?;
+        let new = NewVerdicts::of(&index, &book, newest.as_ref());
+        let looked_up = self.look_up(&index, &new).await?;
+        let verdicts = with_later_verdicts(&looked_up, &book, status);
+        let report = SweepReport {
+            verdicts: looked_up.verdicts,
+            verdicts_without_click: looked_up.verdicts_without_click,
+            hours_with_clicks: clicks.len() as u64,
+            hours_with_verdicts: verdicts.len() as u64,
+            hours_with_rates: rates.len() as u64,
+            hours: Vec::new(),
+        };
+        let hours: BTreeSet<Hour> = [clicks, rates, verdicts].into_iter().flatten().collect();
+        let seq = newest.as_ref().map_or(1, |newest| newest.seq + 1);
+        let is_news = !hours.is_empty() || newest.is_none_or(|newest| newest.verdict_ends != new.to);
+        let record = is_news.then(|| SweepRecord {
+            seq,
+            begun_at,
+            verdict_ends: new.to,
+            verdicts: report.verdicts,
+            verdicts_without_click: report.verdicts_without_click,
+            hours: hours.iter().copied().collect(),
+        });
+        Ok(Some(Touched { hours, report, record }))
+    }
+
+    /// Finds hours whose clicks have another price by a rate recorded after their newest run was begun (CR-6).
+    async fn with_later_rates(&self, book: &RunBook, status: BillingStatus) -> Result<BTreeSet<Hour>> {
+        let mut touched = BTreeSet::new();
+        let runs = || book.runs().filter(|(_, run)| run.status >= status);
+        let (Some(oldest), Some((last, _))) = (runs().map(|(_, run)| run.created_at).min(), runs().last())
+        else {
+            return Ok(touched);
+        };
+        let rates = self.deps.campaigns.rates_effective_before(last.end()).await?;
+        for campaign in rates.chunk_by(|left, right| left.campaign_id == right.campaign_id) {
+            for (index, rate) in campaign.iter().enumerate() {
+                if rate.recorded_at.plus_ms(RATE_SLACK_MS) < oldest {
+                    continue;
+                }
+                // In force until the next one takes over; one replaced at its own moment is never in force.
+                let next = campaign.get(index + 1).map(|next| next.effective_from);
+                let is_missed = |(hour, run): &(Hour, &NewestRun)| {
+                    run.created_at <= rate.recorded_at.plus_ms(RATE_SLACK_MS)
+                        && rate.effective_from < hour.end()
+                        && next.is_none_or(|next| next > hour.start() && next > rate.effective_from)
+                };
+                let hours: BTreeSet<Hour> = runs().filter(is_missed).map(|(hour, _)| hour).collect();
+                touched.extend(self.with_rows(rate, &hours).await?);
+            }
+        }
+        Ok(touched)
+    }
+
+    /// Returns those of the hours in which the rate's campaign has a row.
+    async fn with_rows(&self, rate: &Rate, hours: &BTreeSet<Hour>) -> Result<BTreeSet<Hour>> {
+        let mut found = BTreeSet::new();
+        let (Some(first), Some(last)) = (hours.first(), hours.last()) else { return Ok(found) };
+        let mut query = BillingQuery {
+            from: *first,
+            to: last.plus(1),
+            campaign: Some(rate.campaign_id.clone()),
+            path: Some(BillingPath::Lambda),
+            version: None,
+            as_of: None,
+            limit: PAGE,
+            cursor: None,
+        };
+        loop {
+            let page = self.deps.billing.billing(&query).await?;
+            let billed = page.rows.iter().filter(|row| row.counts.billable > 0).map(|row| row.hour);
+            found.extend(billed.filter(|hour| hours.contains(hour)));
+            query.cursor = page.next_cursor;
+            if query.cursor.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Has the clicks of new verdicts looked for, in the child process.
+    async fn look_up(&self, index: &ManifestIndex, new: &NewVerdicts) -> Result<LookedUp> {
+        let Some((first, last)) = new.arrivals() else { return Ok(LookedUp::default()) };
+        let lookback_ms = self.config.verdict_lookback_ms;
+        let mut lookup = VerdictLookup {
+            verdict_files: new.files.clone(),
+            from: new.from.clone(),
+            to: new.to.clone(),
+            click_files: Vec::new(),
+            lookback_ms,
+        };
+        let named = self.ask(lookup.clone()).await?.named_hours;
+        let before = hours_before(first, last, lookback_ms);
+        let clicks = index.chains().filter(|chain| chain.topic == Topic::AdClicks);
+        let files =
+            clicks.flat_map(|chain| index.manifests(chain)).flat_map(|manifest| &manifest.manifest.files);
+        let may_hold = |file: &&FileEntry| {
+            file.kind == FileKind::Clicks
+                && file.hour.is_some_and(|hour| before.contains(&hour) || named.contains(&hour))
+        };
+        lookup.click_files = files.filter(may_hold).cloned().collect();
+        self.ask(lookup).await
+    }
+
+    async fn ask(&self, lookup: VerdictLookup) -> Result<LookedUp> {
+        let request = RecomputeRequest {
+            archive: self.deps.archive_location.clone(),
+            // A lookup belongs to no run.
+            inputs_path: String::new(),
+            inputs_sha256: Sha256Hex(String::new()),
+            limits: self.config.limits(),
+            task: Task::LookUp(Box::new(lookup)),
+            aggregates_dir: None,
+        };
+        self.deps.recompute.look_up(request).await
+    }
+}
+
+fn nothing() -> Touched {
+    Touched { hours: BTreeSet::new(), report: SweepReport::default(), record: None }
+}
+
+/// Returns the hours whose newest run did not see one of the verdicts found.
+fn with_later_verdicts(found: &LookedUp, book: &RunBook, status: BillingStatus) -> BTreeSet<Hour> {
+    let is_missed = |touched: &&crate::recompute::TouchedHour| {
+        let chain = ChainKey {
+            topic: Topic::FraudVerdicts,
+            generation: touched.generation,
+            partition: touched.partition,
+        };
+        let run = book.run(touched.hour).filter(|run| run.status >= status);
+        run.is_some_and(|run| touched.newest >= run.end(chain))
+    };
+    found.touched.iter().filter(is_missed).map(|touched| touched.hour).collect()
+}
+
+/// Verdicts above the position of the newest sweep.
+struct NewVerdicts {
+    from: Vec<SweptEnd>,
+    to: Vec<SweptEnd>,
+    files: Vec<FileEntry>,
+}
+
+impl NewVerdicts {
+    /// Without a record the position is what every billed hour has seen.
+    fn of(index: &ManifestIndex, book: &RunBook, newest: Option<&SweepRecord>) -> Self {
+        let mut new = Self { from: Vec::new(), to: Vec::new(), files: Vec::new() };
+        for chain in index.chains().filter(|chain| chain.topic == Topic::FraudVerdicts) {
+            let ChainKey { generation, partition, .. } = chain;
+            let swept = newest.map(|newest| {
+                let mut ends = newest.verdict_ends.iter();
+                let end = ends.find(|end| (end.generation, end.partition) == (generation, partition));
+                end.map_or(LogOffset(0), |end| end.end)
+            });
+            let seen = || book.runs().map(|(_, run)| run.end(chain)).min();
+            let from = swept.or_else(seen).unwrap_or(LogOffset(0));
+            let to = index.covered_end(chain);
+            new.from.push(SweptEnd { generation, partition, end: from });
+            new.to.push(SweptEnd { generation, partition, end: to });
+            let manifests = index.manifests(chain).iter().filter(|manifest| manifest.end() > from);
+            let files = manifests.flat_map(|manifest| &manifest.manifest.files);
+            new.files.extend(files.filter(|file| file.kind == FileKind::Verdicts).cloned());
+        }
+        new
+    }
+
+    /// Returns the first and last arrival hour; `None` where nothing is new.
+    fn arrivals(&self) -> Option<(Hour, Hour)> {
+        let hours = || self.files.iter().filter_map(|file| file.hour);
+        hours().min().zip(hours().max())
+    }
+}
+
+fn ms(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_is_due_once_an_interval_and_begins_the_maturity_after_midnight() {
+        let (day, maturity) = (86_400_000, 21_600_000);
+        let at = |text: &str| -> UtcMillis { text.parse().expect("a time") };
+        let due = |now: &str| due_at(at(now), day, maturity);
+        assert_eq!(due("2025-01-16T06:00:00Z"), at("2025-01-16T06:00:00Z"));
+        assert_eq!(due("2025-01-16T05:59:59Z"), at("2025-01-15T06:00:00Z"));
+        assert_eq!(due("2025-01-17T05:00:00Z"), at("2025-01-16T06:00:00Z"));
+    }
+}
