@@ -40,6 +40,7 @@ mod tests {
     fn every_place_is_there_and_what_was_built_says_so() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         for place in &PLACES {
+            assert!(place.variable.starts_with("TWICE_LINES_"));
             for folder in place.folders {
                 assert!(root.join(folder).is_dir(), "{folder} is gone: whose lines are counted now?");
                 let without = place.without.map(|folder| root.join(folder));

@@ -54,8 +54,23 @@ impl Browser {
     /// # Errors
     /// If the browser fails or writes no picture.
     pub fn picture(&self, url: &str, settle: Duration, file: &Path) -> Result<()> {
+        self.picture_sized(url, settle, file, (1_280, 900))
+    }
+
+    /// Writes a picture of `url` in a window of this width and height.
+    ///
+    /// # Errors
+    /// As [`Browser::picture`].
+    pub fn picture_sized(
+        &self,
+        url: &str,
+        settle: Duration,
+        file: &Path,
+        (width, height): (u32, u32),
+    ) -> Result<()> {
         let budget = format!("--virtual-time-budget={}", settle.as_millis());
-        self.run(&[&budget, "--window-size=1280,900", &format!("--screenshot={}", file.display()), url])?;
+        let size = format!("--window-size={width},{height}");
+        self.run(&[&budget, &size, "--hide-scrollbars", &format!("--screenshot={}", file.display()), url])?;
         if !file.is_file() {
             bail!("the browser wrote no picture of {url}");
         }

@@ -1,6 +1,7 @@
 //! `twice compare`: lambda against kappa on the same clicks, as a table, as JSON, or as one HTML page.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -8,16 +9,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use twice_actors::ReplayConfig;
 use twice_log::Hour;
-use twice_reconciler::compare::paths::{Comparison, PRICES_TOML, Prices, html, summary};
+use twice_reconciler::compare::paths::{
+    Comparator, ComparatorParts, CompareProgress, Comparison, PRICES_TOML, Prices, html, summary,
+};
 
 use super::client::{Server, json_lines};
+use super::offline::{Access, DataDir, Offline};
 use super::{Agreement, Outcome};
+use crate::ports::Around;
 
 /// Counts hours by both paths anew, on the recorded inputs of their bills, and compares rows and costs.
 ///
 /// Lambda recomputes by SQL over the archive, kappa replays through the stream's code. Nothing is billed by it; what was
-/// found is kept in the archive, and listed by GET /v1/comparisons. Exit status 1: rows differ.
+/// found is kept in the archive, and listed by GET /v1/comparisons. With --data-dir, on the folder of a stopped node. Exit status 1: rows differ.
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
     /// First hour in UTC, such as 2025-01-15T12
@@ -37,6 +44,8 @@ pub struct Compare {
     print_prices: bool,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    place: DataDir,
 }
 
 /// Forms of a report.
@@ -77,7 +86,10 @@ pub async fn run(arguments: Compare) -> Result<Outcome> {
     let out =
         arguments.out.as_deref().map(|path| Ok::<_, anyhow::Error>((path, form_of(path)?))).transpose()?;
     let prices = arguments.prices.as_deref().map(read_prices).transpose()?;
-    let text = ask(&arguments.server, from, to, prices).await?;
+    let text = match arguments.place.open(Access::Write).await? {
+        Some(offline) => compare_offline(&offline, (from, to), prices).await?,
+        None => ask(&arguments.server, from, to, prices).await?,
+    };
     let comparison: Comparison =
         serde_json::from_str(text.get()).context("the node's comparison is not of this program's version")?;
     if let Some((path, form)) = out {
@@ -91,6 +103,29 @@ pub async fn run(arguments: Compare) -> Result<Outcome> {
     println!("{}", summary(&comparison));
     let agreement = if comparison.equal { Agreement::Agreed } else { Agreement::Differs };
     Ok(Outcome::Done(agreement))
+}
+
+/// Compares on the folder of a stopped node: what only a running node measures is null, with that reason.
+async fn compare_offline(
+    offline: &Offline,
+    (from, to): (Hour, Hour),
+    prices: Option<Prices>,
+) -> Result<Box<RawValue>> {
+    let prices = prices.map_or_else(|| Prices::from_toml(PRICES_TOML), Ok)?;
+    let around = Around { folder: offline.folder.clone(), log: None, running: None };
+    let memory_bytes_max = Some(ReplayConfig::default().memory_bytes_max);
+    let deps = offline.reconciler_deps()?;
+    let parts = ComparatorParts::of(&deps, &offline.config, memory_bytes_max, Arc::new(around));
+    let (sender, mut steps) = mpsc::unbounded_channel::<CompareProgress>();
+    let mut shown = Shown::new();
+    let show = async {
+        while let Some(CompareProgress { path, done, total }) = steps.recv().await {
+            shown.step(path.name(), done, total);
+        }
+    };
+    let comparator = Comparator::new(parts);
+    let (compared, ()) = tokio::join!(comparator.compare(from, to, prices, Some(sender)), show);
+    Ok(RawValue::from_string(serde_json::to_string(&compared?)?)?)
 }
 
 /// Lets a node compare; shows how far it is.

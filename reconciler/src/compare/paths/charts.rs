@@ -12,7 +12,7 @@ use plotters::style::{Color, TextStyle};
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Width of every chart in its own units; small enough that its text can be read on a phone.
-const WIDTH: i32 = 440;
+const WIDTH: i32 = 330;
 const ROW_HEIGHT: i32 = 46;
 const BAR_HEIGHT: i32 = 16;
 const COLUMNS_HEIGHT: i32 = 230;
@@ -100,7 +100,7 @@ pub(super) fn columns(caption: &Caption<'_>, groups: &[Group], format: fn(f64) -
     let scale = Scale::of(values, bottom - top);
     let place = f64::from(WIDTH) / groups.len().max(1) as f64;
     let width = ((place * 0.4) as i32).clamp(1, 60);
-    let labels_every = groups.len().div_ceil(5).max(1);
+    let labels_every = groups.len().div_ceil(4).max(1);
     draw(caption, COLUMNS_HEIGHT, |area| {
         legend(area);
         text(area, &format(scale.greatest), (0, 24), (HPos::Left, FONT_SIZE_SMALL, MUTED));
@@ -109,6 +109,7 @@ pub(super) fn columns(caption: &Caption<'_>, groups: &[Group], format: fn(f64) -
             let middle = ((index as f64 + 0.5) * place) as i32;
             let sides = [(group.lambda, middle - width, Tone::Lambda), (group.kappa, middle, Tone::Kappa)];
             for (value, left, tone) in sides {
+                let left = left.clamp(0, WIDTH - width);
                 if let Some(value) = value {
                     let height = scale.length(value).max(2);
                     rectangle(area, (left, bottom - height), (left + width, bottom), tone.colour());
@@ -116,7 +117,7 @@ pub(super) fn columns(caption: &Caption<'_>, groups: &[Group], format: fn(f64) -
             }
             if index % labels_every == 0 {
                 // The first and the last would hang over the edge.
-                let x = middle.clamp(30, WIDTH - 30);
+                let x = middle.clamp(36, WIDTH - 36);
                 text(area, &group.label, (x, bottom + 6), (HPos::Center, FONT_SIZE_SMALL, MUTED));
             }
         }

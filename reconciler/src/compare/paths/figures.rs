@@ -74,13 +74,18 @@ fn round(value: &mut Value) {
         Value::Array(values) => values.iter_mut().for_each(round),
         Value::Object(fields) => fields.values_mut().for_each(round),
         Value::Number(number) if number.is_f64() => {
-            let rounded = number.as_f64().and_then(|exact| format!("{exact:.11e}").parse().ok());
+            let rounded = number.as_f64().and_then(|exact| rounded_text(exact).parse().ok());
             if let Some(rounded) = rounded.and_then(serde_json::Number::from_f64) {
                 *number = rounded;
             }
         }
         _ => {}
     }
+}
+
+/// Writes twelve digits, and none below the 22nd decimal: up to there powers of ten are exact numbers.
+fn rounded_text(exact: f64) -> String {
+    if exact.abs() < 1e-11 { format!("{exact:.22}") } else { format!("{exact:.11e}") }
 }
 
 impl<T> Figure<T> {
