@@ -86,11 +86,12 @@ proptest! {
         verdicts in verdicts(),
         rates in rates(),
         cutoff in [60_usize..=100, 60_usize..=100],
+        horizon_hours in prop_oneof![Just(1_u32), Just(24)],
         sealed in [40_usize..=100, 40_usize..=100],
     ) {
         let records = Records::of(&clicks, &verdicts, PARTITIONS);
         let click_ends = ends(&records, cutoff);
-        let settings = CountingSettings::default();
+        let settings = CountingSettings { horizon_hours, ..CountingSettings::default() };
         let mut run = Run { click_ends, rates, settings, seals: Vec::new() };
         let mut seal_ends = ends(&records, sealed);
         for (partition, end) in &mut seal_ends {
@@ -118,6 +119,50 @@ proptest! {
         for copy in answers.explained.iter().flat_map(|explained| &explained.copies) {
             prop_assert!(!copy.files.is_empty());
         }
+    }
+}
+
+/// Recounts the hour over `clicks` as they arrived, in one partition.
+async fn recount(
+    clicks: &[Click],
+    rates: Vec<twice_log::archive::Rate>,
+    settings: CountingSettings,
+) -> Vec<BillingCounts> {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = support::open_archive(&folder.path().join("archive"));
+    let records = Records::of(clicks, &[], PARTITIONS);
+    archive_records(&archive, &records, 9, 4).await;
+    let run = Run { click_ends: BTreeMap::new(), rates, settings, seals: Vec::new() };
+    let inputs = run_inputs(&archive, &records, &run).await;
+    recompute_inputs(&archive, &inputs, &limits(folder.path(), 2, None)).await.expect("recompute").rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_order_of_arrival_changes_no_bill_where_all_copies_of_an_identity_are_equal(
+        clicks in clicks(),
+        rates in rates(),
+        order in any::<u64>(),
+        horizon_hours in prop_oneof![Just(1_u32), Just(24)],
+    ) {
+        let mut first: BTreeMap<_, Click> = BTreeMap::new();
+        let equal: Vec<Click> = clicks
+            .iter()
+            .map(|click| first.entry((click.campaign_id.clone(), click.click_id)).or_insert_with(|| click.clone()).clone())
+            .collect();
+        let mut numbered: Vec<(u64, Click)> = (0_u64..)
+            .zip(equal.iter().cloned())
+            .map(|(index, click)| ((order ^ index).wrapping_mul(0x9e37_79b9_7f4a_7c15), click))
+            .collect();
+        numbered.sort_by_key(|(key, _)| *key);
+        let other: Vec<Click> = numbered.into_iter().map(|(_, click)| click).collect();
+        let settings = CountingSettings { horizon_hours, ..CountingSettings::default() };
+        let (as_sent, otherwise) = runtime().block_on(async {
+            (recount(&equal, rates.clone(), settings).await, recount(&other, rates, settings).await)
+        });
+        prop_assert_eq!(as_sent, otherwise);
     }
 }
 
