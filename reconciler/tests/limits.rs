@@ -9,7 +9,7 @@ use support::{Records, Run, archive_records, click, limits, run_inputs};
 use twice_log::archive::CountingSettings;
 use twice_reconciler::Error;
 use twice_reconciler::recompute::{
-    ArchiveLocation, ProcessRecompute, Recompute, RecomputeRequest, ResourceLimits, Task,
+    ArchiveLocation, BILLING_SQL, ProcessRecompute, Recompute, RecomputeRequest, ResourceLimits, Task,
 };
 
 /// The child of the tests below: this test binary again. Without the variable it has nothing to do.
@@ -96,4 +96,19 @@ async fn what_a_killed_process_spilled_is_removed_by_the_next() {
     assert_eq!(billed.rows.iter().map(|row| (row.gross, row.billable)).collect::<Vec<_>>(), [(2, 1), (1, 1)]);
     assert!(billed.summary.cost.rss_peak_bytes > 0 && billed.summary.cost.rss_peak_bytes < 512 << 20);
     assert_eq!(names_in(&spill), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_statement_is_compared_and_refused_by_the_process_as_it_is_here() {
+    let folder = tempfile::tempdir().expect("folder");
+    let request = request(folder.path(), 512 << 20).await;
+    let shadow = |sql: &str| {
+        let task = Task::Shadow { sql: sql.to_owned(), campaign: None };
+        let request = RecomputeRequest { task, ..request.clone() };
+        async move { child_process().shadow(request).await }
+    };
+    let report = shadow(BILLING_SQL).await.expect("compares");
+    assert_eq!((report.campaigns, report.differing), (2, 0));
+    let refused = shadow("DROP TABLE clicks").await.expect_err("is no SELECT");
+    assert!(matches!(refused, Error::Candidate { .. }), "{refused:?}");
 }

@@ -149,7 +149,10 @@ fn candidate_counts(batches: &[RecordBatch], range: &CampaignRange) -> Result<Ve
     let (mut rows, mut campaigns) = (Vec::new(), BTreeSet::new());
     for batch in batches {
         for row in 0..batch.num_rows() {
-            let counts = counts(batch, row).map_err(|error| refused(describe(&error)))?;
+            let counts = counts(batch, row).map_err(|error| match error {
+                Error::Contradiction { reason } => refused(reason),
+                error => refused(describe(&error)),
+            })?;
             let campaign_id = counts.campaign_id.clone();
             if !range.holds(campaign_id.as_str()) {
                 return Err(refused(format!(
