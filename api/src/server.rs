@@ -23,7 +23,10 @@ use twice_store::windows::WindowStore;
 use crate::config::ApiConfig;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
-use crate::ports::{Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl, ShadowControl, StreamStatus};
+use crate::ports::{
+    Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl,
+    ShadowControl, StreamStatus,
+};
 use crate::query::QueryActor;
 use crate::routes;
 

@@ -12,7 +12,8 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_actors::{
-    ArchiverConfig, Archiving, ArchivingParts, ProcessReplay, ReplayConfig, StreamConfig, StreamParts, StreamPath,
+    ArchiverConfig, Archiving, ArchivingParts, ProcessReplay, ReplayConfig, StreamConfig, StreamParts,
+    StreamPath,
 };
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
 use twice_log::archive::s3::S3Config;
@@ -30,7 +31,9 @@ use crate::audit::AuditProcess;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{Around, ArchiverFlush, Audits, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals};
+use crate::ports::{
+    ArchiverFlush, Around, Audits, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
+};
 use crate::recovery::Recovery;
 use crate::swap::refuse_unfinished;
 use crate::trim::{TrimConfig, Trimming};
@@ -260,7 +263,11 @@ fn trimming(
 ///
 /// # Errors
 /// If a setting does not fit, or the path of this program is unknown.
-pub fn replay_child(config: &ReplayConfig, archive: ArchiveLocation, data_dir: &Path) -> Result<ProcessReplay> {
+pub fn replay_child(
+    config: &ReplayConfig,
+    archive: ArchiveLocation,
+    data_dir: &Path,
+) -> Result<ProcessReplay> {
     config.validate()?;
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     Ok(ProcessReplay::new(program, config.nice, archive, config.limits(Some(data_dir.join("replay")))))

@@ -17,7 +17,8 @@ pub use audit::AuditControl;
 pub use compare::{CompareControl, CompareEvent, CompareRequest, ComparisonSummary};
 pub use replay::{ReplayControl, ReplayEvent, ReplayRequest};
 pub use shadow::{
-    ShadowAmount, ShadowChange, ShadowControl, ShadowCurrencies, ShadowQuery, ShadowReport, ShadowRow, ShadowSide,
+    ShadowAmount, ShadowChange, ShadowControl, ShadowCurrencies, ShadowQuery, ShadowReport, ShadowRow,
+    ShadowSide,
 };
 
 /// Why a port cannot do what it is asked.

@@ -17,5 +17,5 @@ mod table;
 
 pub(crate) use actor::QueryActor;
 pub(crate) use billing::get_billing;
-pub(crate) use corrections::get_corrections;
 pub(crate) use clicks::{get_ad_clicks, get_campaign_clicks};
+pub(crate) use corrections::get_corrections;

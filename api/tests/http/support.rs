@@ -13,10 +13,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use twice_api::ports::{
-    Admission, AuditControl, BillChange, CompareControl, CompareEvent, CompareRequest, ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus,
-    PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent, ReplayRequest, ShadowControl,
-    ShadowQuery, ShadowReport, StreamReport,
-    StreamStatus,
+    Admission, AuditControl, BillChange, CompareControl, CompareEvent, CompareRequest, ComparisonSummary,
+    ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus, PortError,
+    Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent,
+    ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport, StreamStatus,
 };
 use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
 use twice_log::archive::{Archive, RunOutcome};
@@ -56,7 +56,14 @@ impl ReconcileControl for Parts {
         let run_id = format!("lambda/{hour}/000001");
         let step = ReconcileEvent::Step { hour, step: ReconcileStep::Sealing };
         let outcome = RunOutcome::Committed;
-        let done = ReconcileEvent::Done { hour, outcome, run_id, rows: 3, unexplained: Some(0), change: BillChange::default() };
+        let done = ReconcileEvent::Done {
+            hour,
+            outcome,
+            run_id,
+            rows: 3,
+            unexplained: Some(0),
+            change: BillChange::default(),
+        };
         Ok(stream::iter([step, done]).boxed())
     }
 }
@@ -95,10 +102,7 @@ impl ExplainControl for Parts {
 
 #[async_trait]
 impl CompareControl for Parts {
-    async fn start(
-        &self,
-        request: CompareRequest,
-    ) -> Result<BoxStream<'static, CompareEvent>, PortError> {
+    async fn start(&self, request: CompareRequest) -> Result<BoxStream<'static, CompareEvent>, PortError> {
         if request.prices.is_some() {
             return Err(PortError::Refused { reason: "prices do not read".into() });
         }

@@ -11,8 +11,8 @@ mod mode;
 pub mod offline;
 mod rebuild;
 mod reconcile;
-mod shadow;
 mod replay;
+mod shadow;
 mod up;
 
 use std::ffi::OsString;

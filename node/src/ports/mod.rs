@@ -2,8 +2,8 @@
 
 mod audit;
 mod compare;
-mod shadow;
 mod replay;
+mod shadow;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +22,8 @@ use crate::disk::DiskSpace;
 
 pub use audit::Audits;
 pub use compare::{Around, Compares};
-pub use shadow::{Shadows, shadow_of};
 pub use replay::ReplayStarts;
+pub use shadow::{Shadows, shadow_of};
 
 /// Seals hours in the stream path, for the batch path.
 pub struct StreamSeals(pub StreamPath);
@@ -123,10 +123,10 @@ fn event(event: ProgressEvent) -> api::ReconcileEvent {
 }
 
 fn change_of(change: BillChange) -> api::BillChange {
-    let money = change.money.into_iter().map(|delta| api::MoneyDelta {
-        currency: delta.currency,
-        amount_micros: delta.amount_micros,
-    });
+    let money = change
+        .money
+        .into_iter()
+        .map(|delta| api::MoneyDelta { currency: delta.currency, amount_micros: delta.amount_micros });
     let listed = change.listed.into_iter().map(|row| api::RowChange {
         campaign_id: row.campaign_id,
         version: row.version,
