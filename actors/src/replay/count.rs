@@ -23,7 +23,7 @@ const BYTES_PER_COPY: u64 = 100;
 /// Memory of one copy of a range while it is read: its row, and once more where several files hold its campaign.
 const BYTES_PER_ROW_READ: u64 = 80;
 /// Program, footers, pages and batches.
-const BASE_BYTES: u64 = 112 << 20;
+const BASE_BYTES: u64 = 80 << 20;
 /// Fewest copies of a slice, however little memory there is.
 const COPIES_PER_SLICE_MIN: u64 = 50_000;
 /// One part in so many of the limit is never planned with.
@@ -183,9 +183,11 @@ fn copies_per_slice(inputs: &ReplayInputs, limits: &ReplayLimits) -> u64 {
     }
     let ranges = inputs.lanes.iter().flatten();
     let largest = ranges.map(|range| range.files.iter().map(|place| inputs.clicks[*place].rows).sum::<u64>());
-    let reading = largest.max().unwrap_or(0) * BYTES_PER_ROW_READ * limits.threads.max(1) as u64;
-    let left = most(limits).saturating_sub(BASE_BYTES).saturating_sub(reading.min(most(limits) / 2));
-    (left / BYTES_PER_COPY).max(COPIES_PER_SLICE_MIN)
+    // A slice has its share of each range only: the smaller it is, the less of them is in memory at once.
+    let read_at_once = (largest.max().unwrap_or(0) * limits.threads.max(1) as u64).min(inputs.copies());
+    let reading = BYTES_PER_ROW_READ * read_at_once / inputs.copies().max(1);
+    let left = most(limits).saturating_sub(BASE_BYTES);
+    (left / (BYTES_PER_COPY + reading)).max(COPIES_PER_SLICE_MIN)
 }
 
 /// How far the replay is, told now and then.
