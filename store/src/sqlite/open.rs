@@ -63,6 +63,9 @@ impl SqliteStore {
         // SQLite reads a WAL file of a folder it cannot write to only if told that nobody else writes it either.
         let (options, (writer, version)) = match opened {
             Ok(opened) => (options, opened),
+            Err(error) if !matches!(code_of(&error), Some(SQLITE_CANTOPEN | SQLITE_READONLY)) => {
+                return Err(refused(path, error));
+            }
             Err(_) => {
                 let options = options.immutable(true);
                 let refuse = |error: sqlx::Error| refused(path, error);
@@ -119,7 +122,10 @@ async fn schema_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::
 /// Returns the migrations. Listed here rather than by sqlx's macro, which would compile a second copy of sqlx for the
 /// compiler's own use and add minutes to a first build. A file once released is never edited: its checksum is stored.
 fn migrator() -> Migrator {
-    let files = [(1, "first", include_str!("../../migrations/sqlite/0001_first.sql"))];
+    let files = [
+        (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+        (2, "restated", include_str!("../../migrations/sqlite/0002_restated.sql")),
+    ];
     let migrations = files.map(|(version, description, sql)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
@@ -152,14 +158,14 @@ async fn check_writable(connection: &mut SqliteConnection) -> Result<(), sqlx::E
     transaction.rollback().await
 }
 
+/// Returns SQLite's primary result code.
+fn code_of(error: &sqlx::Error) -> Option<u8> {
+    let sqlx::Error::Database(database) = error else { return None };
+    database.code().and_then(|code| code.parse::<u32>().ok()).map(|code| (code & 0xff) as u8)
+}
+
 fn refused(path: &Path, error: sqlx::Error) -> Error {
-    let code = match &error {
-        sqlx::Error::Database(database) => {
-            database.code().and_then(|code| code.parse::<u32>().ok()).map(|code| (code & 0xff) as u8)
-        }
-        _ => None,
-    };
-    let advice = match code {
+    let advice = match code_of(&error) {
         Some(SQLITE_READONLY) => {
             "the file or its folder is read-only; give the node's user write permission to both"
         }

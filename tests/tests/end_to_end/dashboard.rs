@@ -43,6 +43,18 @@ fn the_page_shows_the_numbers_of_the_api_before_and_after_the_bill() -> Result<(
     ensure!(number_at(&page, "billed")? == newest["billable"].as_u64().context("billable")?, "{newest}");
     ensure!(number_at(&page, "unexplained")? == 0, "unexplained on the page");
     the_table_sums_the_divergence(&node, &page)?;
+    ensure!(table(&page, "corrections")?.is_empty(), "nothing is corrected yet");
+
+    let late = serde_json::json!({
+        "click_id": "0194f3a0-1111-7222-8333-444455556666", "campaign_id": campaign, "ad_id": "ad_9",
+        "event_time": format!("{from}:30:00Z"),
+    });
+    node.client().post_json("/v1/clicks", &late)?;
+    node.reconcile(&from.to_string())?;
+    let corrected = table(&browser.document(&url, SETTLE)?, "corrections")?;
+    let [line] = corrected.as_slice() else { anyhow::bail!("one correction: {corrected:?}") };
+    let expected = [from.to_string(), "late_clicks".to_owned(), "2".to_owned()];
+    ensure!(line[..3] == expected && line[4] == "+1", "the late click is a correction: {line:?}");
 
     let picture = node.root().join("dashboard.png");
     browser.picture(&url, SETTLE, &picture)?;
@@ -55,8 +67,7 @@ fn the_page_shows_the_numbers_of_the_api_before_and_after_the_bill() -> Result<(
 
 /// Each line of the page's table is the sum of the API's rows of that hour, over all campaigns.
 fn the_table_sums_the_divergence(node: &Node, page: &str) -> Result<()> {
-    let body = between(page, "<tbody id=\"divergence\">", "</tbody>").context("the table of the page")?;
-    let lines: Vec<Vec<String>> = body.split("</tr>").map(cells).filter(|cells| !cells.is_empty()).collect();
+    let lines = table(page, "divergence")?;
     ensure!(lines.len() == 2, "two hours are reconciled: {lines:?}");
     for cells in lines {
         let hour = cells.first().context("an hour")?.parse()?;
@@ -68,6 +79,12 @@ fn the_table_sums_the_divergence(node: &Node, page: &str) -> Result<()> {
         ensure!(shown == expected, "the page shows {shown:?} of {hour}, the API {expected:?}");
     }
     Ok(())
+}
+
+/// Returns the cells of a table's lines.
+fn table(page: &str, id: &str) -> Result<Vec<Vec<String>>> {
+    let body = between(page, &format!("<tbody id=\"{id}\">"), "</tbody>").context("the table of the page")?;
+    Ok(body.split("</tr>").map(cells).filter(|cells| !cells.is_empty()).collect())
 }
 
 fn cells(line: &str) -> Vec<String> {

@@ -258,11 +258,13 @@ async fn a_page_of_corrections_starts_at_its_run_and_sorts_nothing() {
     for after in [None, Some((1, campaign("a")))] {
         for filter in [None, Some(campaign("a"))] {
             let query = CorrectionsQuery { campaign: filter, ..of_noon() };
+            let restated = "SEARCH r USING INDEX billing_rows_restated (run_id=?";
             let sql = crate::sqlite::corrections::corrections_query(&query, i64::MAX, after.clone(), 10);
             let plan = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.into_string()));
             let steps = sqlx::query(plan).fetch_all(&mut *writer).await.expect("explains");
             let steps: Vec<String> = steps.iter().map(|row| sqlx::Row::get(row, "detail")).collect();
             assert!(steps[0].contains("SEARCH u") && steps[0].contains("committed_at_us>"), "{steps:?}");
+            assert!(steps.iter().any(|step| step.contains(restated)), "{steps:?}");
             assert!(!steps.iter().any(|step| step.contains("SCAN") || step.contains("B-TREE")), "{steps:?}");
         }
     }
