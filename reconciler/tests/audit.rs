@@ -300,6 +300,18 @@ async fn edited_missing_and_surplus_billing_rows_are_named_with_both_values() {
     assert!(reasons(&edited, Check::Recount, &name(2, 2)).contains("billable is 9"));
     assert!(reasons(&edited, Check::Store, &name(1, 1)).contains("was edited"));
 
+    // A later version, of a run that is known and with counts that are right.
+    let copied = Copied::of(&node);
+    copied.edit_store(&format!(
+        "INSERT INTO billing_rows SELECT hour, campaign_id, path, 99, status, gross, duplicates, conflicts,
+            invalid_givt, invalid_sivt, billable, unpriced, amount_micros, currency, digest, run_id, reason,
+            committed_at_us FROM billing_rows WHERE {newest}"
+    ));
+    let edited = copied.audit(None).await;
+    assert!(
+        reasons(&edited, Check::Store, &name(2, 99)).contains("is the newest version in the billing store")
+    );
+
     let copied = Copied::of(&node);
     copied.edit_store(&format!(
         "{WITHOUT_TRIGGERS} DELETE FROM billing_rows WHERE {newest};

@@ -19,8 +19,8 @@ use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
 };
 use twice_store::{
-    BillingQuery, BillingStore, CampaignStore, CorrectionsQuery, PutCampaign, Reconciliation, SqliteStore,
-    UtcMicros,
+    BillingQuery, BillingStore, CampaignStore, CorrectionsQuery, ModeStore, PutCampaign, Reconciliation,
+    SqliteStore, UtcMicros,
 };
 
 /// Counts, and fails once it was asked `left` times: what a kill leaves behind.
@@ -81,6 +81,8 @@ async fn billed() -> Node {
     let clicks: Vec<_> = (1..=4).map(|number| click(number, u32::from(number), 10, 1, 0)).collect();
     node.append(&clicks).await;
     node.append(&[click(1, 1, 10, 30, 0), click(1, 50, 3_700, 1, 0), click(2, 60, 7_300, 1, 0)]).await;
+    // The last hour is billed by replay, and counted by both paths.
+    node.store.set_mode(BillingPath::Kappa, hour().plus(2), at(0)).await.expect("mode is set");
     let reconciler = node.reconciler(false, HangAt::Nowhere);
     for hours in 0..3 {
         reconciler.reconcile(hour().plus(hours), None).await.expect("closed");
@@ -108,12 +110,17 @@ fn query(version: Option<u32>, as_of: Option<UtcMicros>) -> BillingQuery {
     BillingQuery { from, to, campaign: None, path, version, as_of, limit: 1_000, cursor: None }
 }
 
+fn kappa(query: BillingQuery) -> BillingQuery {
+    BillingQuery { path: Some(BillingPath::Kappa), ..query }
+}
+
 /// Everything a store answers about the bill, as text.
 async fn answers(store: &SqliteStore, moments: &[UtcMicros]) -> Vec<String> {
     let mut answers = Vec::new();
     for version in (1..=4).map(Some).chain([None]) {
         let rows = store.billing(&query(version, None)).await.expect("billing").rows;
-        answers.push(format!("version {version:?}: {rows:#?}"));
+        let replayed = store.billing(&kappa(query(version, None))).await.expect("billing").rows;
+        answers.push(format!("version {version:?}: {rows:#?} {replayed:#?}"));
     }
     let (from, to) = hours();
     for moment in moments {
@@ -140,7 +147,9 @@ async fn answers(store: &SqliteStore, moments: &[UtcMicros]) -> Vec<String> {
     };
     answers.push(format!("{:#?}", store.corrections(&corrections).await.expect("corrections").rows));
     answers.push(format!("{:?}", store.newest_cutoffs().await.expect("cutoffs")));
-    answers.push(format!("{:?}", store.mode(hour()).await.expect("mode")));
+    for hours in 0..3 {
+        answers.push(format!("{:?}", store.mode(hour().plus(hours)).await.expect("mode")));
+    }
     answers
 }
 
@@ -173,6 +182,8 @@ async fn a_store_rebuilt_after_a_kill_gives_every_answer_that_the_old_one_gave()
     let before = answers(&node.store, &moments).await;
     let rows = node.store.billing(&query(Some(3), None)).await.expect("billing").rows;
     assert!(!rows.is_empty(), "some row has three versions");
+    let replayed = node.store.billing(&kappa(query(None, None))).await.expect("billing").rows;
+    assert!(!replayed.is_empty(), "an hour is billed by replay");
 
     // Killed after three runs, and started again.
     let store = open(node.folder(), "new.sqlite").await;
@@ -220,7 +231,7 @@ async fn prove(node: &Node, store: &SqliteStore) {
             billing: Arc::new(store.clone()),
             campaigns: Arc::new(store.clone()),
             recompute: Arc::new(InProcessRecompute::new(node.archive.clone())),
-            replay: None,
+            replay: Some(node.replay.clone()),
             limits: limits(node.folder(), 1, None),
         };
         let question = AuditQuestion { hour: hour().plus(hours), campaign: None };

@@ -1,8 +1,8 @@
 //! The archive: immutable Parquet files, the manifests that commit them, seals and run records.
 //!
 //! Layout below the root: `clicks/…`, `verdicts/…` and `quarantine/…` hold Parquet, `manifests/…` commit it,
-//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote, `aggregates/…` what it
-//! counted by ad and minute.
+//! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote, `rules/…` the texts it
+//! counted by, `aggregates/…` what it counted by ad and minute.
 
 mod aggregates;
 mod chain;

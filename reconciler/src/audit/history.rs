@@ -343,7 +343,10 @@ fn compare_run(
             let of_store =
                 (committed.outcome, committed.committed_at.map(|at| at.to_string()), committed.mode);
             let of_result = (result.outcome, result.committed_at.clone(), result.mode);
-            if of_store != of_result {
+            // An identical run fixed no mode; the store tells the one in force when it was recorded.
+            let same = (&of_store.0, &of_store.1) == (&of_result.0, &of_result.1)
+                && (of_store.2 == of_result.2 || result.outcome == RunOutcome::Identical);
+            if !same {
                 let text = |(outcome, at, mode): &(RunOutcome, Option<String>, BillingPath)| {
                     let at = at.as_deref().unwrap_or("no moment");
                     format!("{outcome:?} at {at} in mode {mode}").to_lowercase()
@@ -364,10 +367,14 @@ fn compare_rows(
     findings: &mut Findings,
 ) {
     let Some(committed) = committed else { return };
-    let mut stored: BTreeMap<&CampaignId, &BillingRow> =
-        committed.rows.iter().map(|row| (&row.counts.campaign_id, row)).collect();
+    let mut stored: BTreeMap<(&CampaignId, u32), &BillingRow> =
+        committed.rows.iter().map(|row| ((&row.counts.campaign_id, row.version), row)).collect();
     for row in &result.rows {
-        let found = stored.remove(&row.campaign_id);
+        let key = (&row.campaign_id, row.version);
+        // The row itself, or one of the campaign under another version.
+        let other = || stored.range((&row.campaign_id, 0)..=(&row.campaign_id, u32::MAX)).next();
+        let key = if stored.contains_key(&key) { Some(key) } else { other().map(|(key, _)| *key) };
+        let found = key.and_then(|key| stored.remove(&key));
         if !findings.covers(&row.campaign_id) {
             continue;
         }
@@ -383,9 +390,10 @@ fn compare_rows(
             Some(found) => compare_row(object, row, found, findings),
         }
     }
-    for row in stored.into_values().filter(|row| findings.covers(&row.counts.campaign_id)).collect::<Vec<_>>()
-    {
-        findings.add(Check::Store, name_of(row), format!("is in the billing store, and not in {object}"));
+    for row in stored.into_values() {
+        if findings.covers(&row.counts.campaign_id) {
+            findings.add(Check::Store, name_of(row), format!("is in the billing store, and not in {object}"));
+        }
     }
 }
 

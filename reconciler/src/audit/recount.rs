@@ -124,6 +124,13 @@ pub(super) fn compare(
                 );
                 findings.add(Check::Recount, &name, reason);
             }
+            Some(version) if in_store.is_some_and(|row| row.version != version.version) => {
+                let reason = format!(
+                    "is the newest version in the billing store; in the results of the archive version {} is",
+                    version.version
+                );
+                findings.add(Check::Store, &name, reason);
+            }
             Some(_) => {}
             None => findings.add(Check::Recount, &name, "is in no result of the archive, and was counted"),
         }

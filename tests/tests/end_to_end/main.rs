@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // a long test says where it is; seen when it fails, or with --nocapture
 
 mod aggregates;
+mod audit;
 mod bad_input;
 mod checkpoints;
 mod crash;
