@@ -50,7 +50,7 @@ fn the_page_shows_the_numbers_of_the_api_before_and_after_the_bill() -> Result<(
         "event_time": format!("{from}:30:00Z"),
     });
     node.client().post_json("/v1/clicks", &late)?;
-    node.reconcile(&from.to_string())?;
+    node.command(&["reconcile", "--hour", &from.to_string()])?.expect(1)?; // the bill changed
     let corrected = table(&browser.document(&url, SETTLE)?, "corrections")?;
     let [line] = corrected.as_slice() else { anyhow::bail!("one correction: {corrected:?}") };
     let expected = [from.to_string(), "late_clicks".to_owned(), "2".to_owned()];
