@@ -293,8 +293,8 @@ mod tests {
 
     #[test]
     fn the_longer_bar_is_of_the_greater_value() {
-        let scale = Scale::of([3.0, 12.0].into_iter(), WIDTH);
-        assert_eq!((scale.length(3.0), scale.length(12.0)), (WIDTH / 4, WIDTH));
+        let scale = Scale::of([3.0, 12.0].into_iter(), 400);
+        assert_eq!((scale.length(3.0), scale.length(12.0)), (100, 400));
     }
 
     proptest! {
