@@ -69,7 +69,8 @@ async fn a_reconciliation_streams_its_progress_as_lines() {
     let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let step = json!({ "event": "step", "hour": "2025-01-15T11", "step": "sealing" });
     let done = json!({ "event": "done", "hour": "2025-01-15T11", "outcome": "committed",
-        "run_id": "lambda/2025-01-15T11/000001", "rows": 3, "unexplained": 0 });
+        "run_id": "lambda/2025-01-15T11/000001", "rows": 3, "unexplained": 0,
+        "change": { "rows": 0, "billable": 0, "money": [], "listed": [] } });
     assert_eq!(events, [step, done]);
     let (status, body) = ask(server.post("/v1/reconciliations?wait=false", JSON, hour)).await;
     assert_eq!((status.as_u16(), body), (202, json!({ "started": true })));
