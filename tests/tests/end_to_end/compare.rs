@@ -57,6 +57,7 @@ fn both_paths_count_alike_and_the_report_shows_the_numbers_of_its_json() -> Resu
     node.prove(&[before, ledger])?;
 
     let (start, end) = (from.to_string(), from.plus(3).to_string());
+    node.command(&["replay", "--from", &start, "--to", &end])?.expect(0)?; // both have billed
     let page = node.root().join("report.html");
     let out = page.display().to_string();
     let printed = node
@@ -97,6 +98,9 @@ fn the_figures_make_sense(json: &Value) -> Result<()> {
         let total = number(&format!("/money/paths/{path}/total_per_million_clicks"))?;
         ensure!((sum - total).abs() <= total * 1e-9, "{path}: items sum to {sum}, the total is {total}");
     }
+    let stored = json["stored"].as_array().context("stored")?;
+    ensure!(stored.len() == 3 && stored.iter().all(|hour| hour["same_inputs"] == true), "{stored:?}");
+    ensure!(json["authoritative"]["kappa"]["hours"].as_array().map(Vec::len) == Some(3), "kappa's bills");
     let arrival = number("/freshness/value/arrival/p50_seconds")?;
     ensure!(arrival <= number("/freshness/value/arrival/p99_seconds")?, "{}", json["freshness"]);
     ensure!(arrival <= number("/freshness/value/event/p50_seconds")?, "an event is before its arrival");

@@ -9,6 +9,9 @@ use super::units;
 /// Ratios nearer to 1 than this are no difference.
 const SAME_WITHIN: f64 = 1.05;
 
+/// Counts shorter than this cost more to start than to do.
+const SHORT_SECONDS: f64 = 1.0;
+
 /// How two figures, of which the lower is better, compare.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Better {
@@ -58,6 +61,7 @@ pub(super) fn conclude(comparison: &Comparison) -> String {
         bill(comparison),
         lines(comparison),
         choice(comparison),
+        caution(comparison),
     ];
     sentences.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
@@ -238,7 +242,20 @@ fn choice(comparison: &Comparison) -> Option<String> {
     })
 }
 
+/// What keeps these costs from being those of a day in service.
+fn caution(comparison: &Comparison) -> Option<String> {
+    let costs = &comparison.costs;
+    let is_short = costs.lambda.wall_seconds.min(costs.kappa.wall_seconds) < SHORT_SECONDS;
+    let is_slow = !comparison.versions.release_build;
+    let reason = match (is_short, is_slow) {
+        (true, true) => "a count took less than a second, and this is no release build",
+        (true, false) => "a count took less than a second, much of it to start",
+        (false, true) => "this is no release build",
+        (false, false) => return None,
+    };
+    Some(format!("Take the costs with care: {reason}."))
+}
+
 fn capital(name: &str) -> String {
-    let mut letters = name.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    units::sentence(name)
 }

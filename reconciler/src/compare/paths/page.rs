@@ -262,7 +262,7 @@ impl Numbers<'_> {
         Section {
             id: "freshness",
             title: "Freshness of the live numbers",
-            note: comparison.freshness.source.clone(),
+            note: units::sentence(&comparison.freshness.source),
             charts: charts.into_iter().flatten().collect(),
             head: vec!["", "stream"],
             rows,
@@ -440,7 +440,7 @@ impl Numbers<'_> {
         Section {
             id: "lines",
             title: "Lines of code",
-            note: comparison.lines_of_code.source.clone(),
+            note: units::sentence(&comparison.lines_of_code.source),
             charts: self.chart("lines-of-code", "Lines of code", bars.into(), None).into_iter().collect(),
             head: vec!["", "lines"],
             rows: places.map(row).into(),

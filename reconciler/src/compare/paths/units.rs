@@ -78,6 +78,12 @@ pub(super) fn significant(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Writes a text with its first letter as a capital.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// Writes a factor such as `1.8 times`.
 pub(super) fn times(value: f64) -> String {
     if value >= 10.0 { format!("{} times", count(value)) } else { format!("{value:.1} times") }
