@@ -59,10 +59,13 @@ pub(crate) async fn respond<R: TableRow, J: Serialize>(
     json: impl FnOnce(Page<R>) -> J,
 ) -> Result<HttpResponse> {
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (content_type, ending, write): (_, _, fn(&[R]) -> Result<Vec<u8>>) = if accept.contains(PARQUET) {
-        (PARQUET, "parquet", write_parquet)
+    let write: fn(&[R]) -> Result<Vec<u8>>;
+    let (content_type, ending) = if accept.contains(PARQUET) {
+        write = write_parquet;
+        (PARQUET, "parquet")
     } else if accept.contains(CSV) {
-        ("text/csv; charset=utf-8; header=present", "csv", write_csv)
+        write = write_csv;
+        ("text/csv; charset=utf-8; header=present", "csv")
     } else {
         return Ok(HttpResponse::Ok().json(json(page)));
     };
