@@ -126,7 +126,7 @@ impl Lane<'_> {
                 if let Some(number) = numbers.get(campaign) {
                     return Ok(*number);
                 }
-                let id = CampaignId::new(campaign.to_owned())
+                let id = CampaignId::new(campaign)
                     .map_err(|error| refused(format!("campaign {campaign:?} {error}")))?;
                 let mut rulings = rulings.lock().unwrap_or_else(PoisonError::into_inner);
                 let rulings = rulings.remove(campaign).unwrap_or_default();

@@ -5,10 +5,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use twice_log::Hour;
 use twice_log::archive::BillingPath;
+use twice_reconciler::{ReplayEvent, ReplayOrder};
 
 use super::client::{Server, json_lines};
+use super::offline::{Access, DataDir, Offline};
 use super::{Agreement, Outcome};
 
 /// Counts billed hours a second time, by replay of the archive through the stream's code (kappa).
@@ -28,6 +31,8 @@ pub struct Replay {
     no_wait: bool,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    place: DataDir,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,8 +61,44 @@ enum Event {
 
 /// Runs the command.
 pub async fn run(arguments: Replay) -> Result<Outcome> {
-    let Replay { from, to, no_wait, server } = arguments;
-    start(&server, (from, to), None, no_wait).await
+    let Replay { from, to, no_wait, server, place } = arguments;
+    match place.open(Access::Write).await? {
+        Some(offline) => replay_offline(&offline, ReplayOrder { from, to, mode_change: None }).await,
+        None => start(&server, (from, to), None, no_wait).await,
+    }
+}
+
+/// Replays hours of a stopped node's folder.
+async fn replay_offline(offline: &Offline, order: ReplayOrder) -> Result<Outcome> {
+    let (deps, config) = (offline.reconciler_deps()?, offline.closing_config());
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut summary = Summary::new()?;
+    let read = async {
+        while let Some(event) = events.recv().await {
+            summary.take(event_of(event));
+        }
+    };
+    futures::join!(deps.replay(&config, order, sender), read);
+    summary.ended = true;
+    summary.bar.finish_and_clear();
+    summary.finish()
+}
+
+fn event_of(event: ReplayEvent) -> Event {
+    match event {
+        ReplayEvent::Progress(progress) => {
+            Event::Progress { copies_done: progress.copies_done, copies_total: progress.copies_total }
+        }
+        ReplayEvent::Done(report) => Event::Done {
+            hour: report.hour,
+            outcome: format!("{:?}", report.outcome).to_lowercase(),
+            run_id: report.run_id,
+            rows: report.rows,
+            rows_written: report.rows_written,
+            differing: report.differing,
+        },
+        ReplayEvent::Failed { hour, detail } => Event::Failed { hour, detail },
+    }
 }
 
 /// Restates the billed hours of a range by `path`: its rows become their bill.
@@ -87,9 +128,7 @@ async fn start(
         println!("started; see GET {}/v1/reconciliations", client.base());
         return Ok(Outcome::Done(Agreement::Agreed));
     }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} clicks  {per_sec}  {eta} left")
-        .context("the progress bar's template")?;
-    let mut summary = Summary { bar: ProgressBar::new(0).with_style(style), ..Summary::default() };
+    let mut summary = Summary::new()?;
     let read = json_lines(response, |line| {
         let event: Event =
             serde_json::from_slice(line).context("the node's progress line is not as documented")?;
@@ -111,13 +150,14 @@ struct Summary {
     ended: bool,
 }
 
-impl Default for Summary {
-    fn default() -> Self {
-        Self { bar: ProgressBar::hidden(), hours: 0, failed: 0, differing: 0, ended: false }
-    }
-}
-
 impl Summary {
+    fn new() -> Result<Self> {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} clicks  {per_sec}  {eta} left")
+            .context("the progress bar's template")?;
+        let bar = ProgressBar::new(0).with_style(style);
+        Ok(Self { bar, hours: 0, failed: 0, differing: 0, ended: false })
+    }
+
     fn take(&mut self, event: Event) {
         match event {
             Event::Progress { copies_done, copies_total } => {

@@ -168,6 +168,11 @@ impl ReconcilerHandle {
 }
 
 impl ReconcilerDeps {
+    /// Does what [`ReconcilerHandle::replay`] does; needs no running reconciler.
+    pub async fn replay(&self, config: &ReconcilerConfig, order: ReplayOrder, events: ReplayEventSender) {
+        Replays::new(config.clone(), self.clone()).run(order, &events).await;
+    }
+
     /// Lists the copies by which preliminary and billed of `campaign` differ in the newest ended run of `hour`; needs no
     /// running reconciler.
     ///

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn campaign(name: &str) -> CampaignId {
-        CampaignId::new(name.to_owned()).expect("valid")
+        CampaignId::new(name).expect("valid")
     }
 
     fn row(name: &str, billable: u64) -> BillingCounts {
