@@ -79,8 +79,8 @@ def measure(arguments, twice, loadgen, node, server, folder):
 def costs(comparison, memory_mib):
     over = []
     for path in ("lambda", "kappa"):
-        found = comparison["paths"][path]
-        cost, rate = found["cost"], found["clicks_per_second"]
+        cost = comparison["costs"][path]
+        rate = cost["clicks_per_second"]
         peak_mib = cost["rss_peak_bytes"] >> 20
         print(
             f"{path:<8} {cost['wall_seconds']:>10.1f} s {cost['cpu_seconds']:>10.1f} CPU s {peak_mib:>7,} MiB "
