@@ -5,9 +5,11 @@
 //! and the newest version of each row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use tokio::time::sleep;
 use twice_log::archive::layout::{self, RunObject};
 use twice_log::archive::{
     Archive, BillingPath, BillingStatus, ResultRow, RunInputs, RunKey, RunOutcome, RunResult,
@@ -24,6 +26,8 @@ use crate::error::Result;
 
 /// Rows or runs read at once.
 const PAGE: u32 = 10_000;
+/// How long the result of a run that is committed may take to be put.
+const RESULT_GRACE: Duration = Duration::from_secs(2);
 
 /// An object of a run, as it is stored.
 #[derive(Debug, Clone)]
@@ -114,8 +118,13 @@ impl Historian<'_> {
         let inputs_path = layout::run_inputs_path(path, self.hour, seq);
         let result_path = layout::run_result_path(path, self.hour, seq);
         let inputs: Option<Recorded<RunInputs>> = self.read(&inputs_path, findings).await?;
-        let result: Option<Recorded<RunResult>> = self.read(&result_path, findings).await?;
         let committed = self.billing.committed_run(&run_id).await?;
+        let mut result: Option<Recorded<RunResult>> = self.read(&result_path, findings).await?;
+        if result.is_none() && committed.is_some() && seq == last {
+            // A node puts the result right after its commit.
+            sleep(RESULT_GRACE).await;
+            result = self.read(&result_path, findings).await?;
+        }
         if inputs.is_none() {
             self.note_missing(&inputs_path, "no run can do without it", findings).await?;
         }

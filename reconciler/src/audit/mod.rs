@@ -16,14 +16,14 @@ mod inputs;
 mod recount;
 mod text;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use twice_log::archive::{Archive, BillingPath, CountingSettings, RunInputs, RunKey, layout};
+use twice_log::archive::{Archive, BillingPath, CountingSettings, Cutoff, RunInputs, RunKey, layout};
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Clock, Hour};
-use twice_store::{BillingStore, CampaignStore, Replay};
+use twice_store::{BillingStore, CampaignStore, Reconciliation, Replay};
 
-use self::chains::Chains;
 use self::findings::Findings;
 use self::history::{Historian, PathHistory, Recorded, stored_runs};
 use crate::error::{Error, Result, describe};
@@ -34,6 +34,8 @@ pub use certificate::{
     NewestRun,
 };
 
+/// Audits of an hour that goes on being run again.
+const ATTEMPTS_MAX: u32 = 3;
 /// The paths of billing rows.
 const PATHS: [BillingPath; 2] = [BillingPath::Lambda, BillingPath::Kappa];
 
@@ -60,18 +62,36 @@ pub struct AuditQuestion {
     pub campaign: Option<CampaignId>,
 }
 
-/// Audits an hour.
+/// Audits an hour; again, where a run of it was committed meanwhile.
 ///
 /// # Errors
-/// `NotReconciled` if neither archive nor store know a run of the hour; whatever keeps archive or store from answering.
+/// `NotReconciled` if neither archive nor store know a run of the hour; `Attempt` if the hour is run again and again;
+/// whatever keeps archive or store from answering.
 pub async fn audit(deps: &AuditDeps, question: &AuditQuestion) -> Result<Certificate> {
     let hour = question.hour;
+    let mut stored = stored_runs(deps.billing.as_ref(), hour).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let certificate = audit_once(deps, question, &stored).await?;
+        let now = stored_runs(deps.billing.as_ref(), hour).await?;
+        if now == stored {
+            return Ok(certificate);
+        }
+        stored = now;
+    }
+    Err(Error::Attempt { hour, detail: "a run of it ended during each audit; audit it later".to_owned() })
+}
+
+async fn audit_once(
+    deps: &AuditDeps,
+    question: &AuditQuestion,
+    stored: &BTreeMap<String, Reconciliation>,
+) -> Result<Certificate> {
+    let hour = question.hour;
     let mut findings = Findings::of(question.campaign.clone());
-    let stored = stored_runs(deps.billing.as_ref(), hour).await?;
     let historian = Historian { archive: &deps.archive, billing: deps.billing.as_ref(), hour };
     let mut histories = Vec::new();
     for path in PATHS {
-        histories.push((path, historian.examine(path, &stored, &mut findings).await?));
+        histories.push((path, historian.examine(path, stored, &mut findings).await?));
     }
     if stored.is_empty() && histories.iter().all(|(_, history)| history.runs == 0) {
         return Err(Error::NotReconciled { hour });
@@ -140,8 +160,12 @@ async fn examine_bill(
         .newest
         .as_ref()
         .map_or(CountingSettings::default().horizon_hours, |(run, _)| run.value.settings.horizon_hours);
+    // Before the walk: what is recorded by now is archived by now, and a chain only grows.
+    let recorded = recorded_cutoffs(deps, findings).await?;
     let chains = chains::walk(&deps.archive, &inputs::read_hours(hour, horizon), findings).await?;
-    check_recorded_cutoffs(deps, &chains, findings).await?;
+    for (who, cutoffs) in &recorded {
+        chains.check_cutoffs(who, cutoffs, findings);
+    }
     let figures = Figures { manifests: chains.manifests, ..Figures::default() };
     let Some((run, result_sha256)) = history.newest else {
         let reason = "has no run in the archive that could be counted again";
@@ -176,16 +200,16 @@ async fn examine_bill(
     Ok(Examined { run: Some(audited_run(mode, hour, run, result_sha256)), rows, figures })
 }
 
-/// Checks the highest cutoffs that any run recorded, by the store and by the newest runs in the archive: whoever drops
-/// the newest manifests of a chain leaves a chain that links, and ends too early.
-async fn check_recorded_cutoffs(deps: &AuditDeps, chains: &Chains, findings: &mut Findings) -> Result<()> {
-    chains.check_cutoffs("the billing store", &deps.billing.newest_cutoffs().await?, findings);
+/// Returns the highest cutoffs that any run recorded, by the store and by the newest runs in the archive, each with who
+/// recorded them: whoever drops the newest manifests of a chain leaves a chain that links, and ends too early.
+async fn recorded_cutoffs(deps: &AuditDeps, findings: &mut Findings) -> Result<Vec<(String, Vec<Cutoff>)>> {
+    let mut recorded = vec![("the billing store".to_owned(), deps.billing.newest_cutoffs().await?)];
     for path in PATHS {
         let Some(newest) = deps.archive.run_hours(path).await?.into_iter().next_back() else { continue };
         match deps.archive.latest_run(path, newest).await {
             Ok(Some(run)) => {
-                let object = layout::run_inputs_path(path, newest, run.inputs.inputs.seq);
-                chains.check_cutoffs(&object, &run.inputs.inputs.cutoffs, findings);
+                let inputs = run.inputs.inputs;
+                recorded.push((layout::run_inputs_path(path, newest, inputs.seq), inputs.cutoffs));
             }
             Ok(None) => {}
             // The records of another hour: its own audit says what is wrong with them.
@@ -195,7 +219,7 @@ async fn check_recorded_cutoffs(deps: &AuditDeps, chains: &Chains, findings: &mu
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(recorded)
 }
 
 fn audited_run(
