@@ -112,3 +112,46 @@ async fn a_candidate_statement_is_compared_and_refused_by_the_process_as_it_is_h
     let refused = shadow("DROP TABLE clicks").await.expect_err("is no SELECT");
     assert!(matches!(refused, Error::Candidate { .. }), "{refused:?}");
 }
+
+/// Clicks of one campaign in each of 21 hours, with a few ids that come back hours later.
+fn clicks_of_many_hours(per_hour: u32) -> Vec<twice_log::Click> {
+    let hours = (-10_i64..=10).flat_map(|hour| (0..per_hour).map(move |number| (hour, number)));
+    let one = |(hour, number): (i64, u32)| {
+        let of_hour = u32::try_from(hour + 10).expect("not below zero") * per_hour;
+        // Every hundredth is a click of ten hours before, sent again.
+        let is_again = hour >= 0 && number % 100 == 7;
+        let (id, event) = if is_again { (of_hour - 10 * per_hour, hour) } else { (of_hour, hour) };
+        click(1, id + number, event * 3600 + i64::from(number % 3600), 1, 0)
+    };
+    hours.map(one).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nightly_horizon_takes_the_memory_of_the_hour_and_not_of_its_day() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("archive");
+    let archive = support::open_archive(&root);
+    let per_hour = 50_000;
+    let records = Records::of(&clicks_of_many_hours(per_hour), &[], 1);
+    archive_records(&archive, &records, 500_000, 500_000).await;
+    let settings = CountingSettings { horizon_hours: 24, ..CountingSettings::default() };
+    let run = Run { click_ends: BTreeMap::new(), rates: Vec::new(), settings, seals: Vec::new() };
+    let inputs = run_inputs(&archive, &records, &run).await;
+    assert_eq!(inputs.click_files.iter().map(|file| file.rows).sum::<u64>(), 21 * u64::from(per_hour));
+    let stored = archive.put_run_inputs(&inputs).await.expect("inputs are put");
+    let limit = 320 << 20;
+    let request = RecomputeRequest {
+        archive: ArchiveLocation::Local { root },
+        inputs_path: "runs/lambda/2025-01-15T12/000001.json".to_owned(),
+        inputs_sha256: stored.sha256,
+        limits: ResourceLimits { memory_bytes_max: limit, ..limits(&folder.path().join("spill"), 2, None) },
+        task: Task::Bill,
+        aggregates_dir: None,
+    };
+    let billed = child_process().recompute(request).await.expect("billed");
+    let again = u64::from(per_hour / 100);
+    let row = &billed.rows[0];
+    assert_eq!((row.gross, row.duplicates), (u64::from(per_hour), again));
+    assert_eq!(billed.summary.slices, 1, "slices are sized by the hour's own rows");
+    assert!(billed.summary.cost.rss_peak_bytes < limit, "{:?}", billed.summary);
+}
