@@ -293,6 +293,18 @@ async fn a_close_that_died_after_its_commit_is_resumed() {
 }
 
 #[actix::test]
+async fn a_sweep_on_request_finds_what_is_acknowledged_and_not_yet_archived() {
+    let (node, reconciler) = closed(&[one(1, 10), one(2, 20)]).await;
+    node.append_verdicts(&[ruling(1, VerdictClass::Sivt, CLOSE_S + 100)]).await;
+    node.append(&[click(1, 3, 40, CLOSE_S, 0)]).await;
+    let swept = reconciler.sweep(None).await.expect("swept");
+    assert_eq!((swept.verdicts, swept.hours_with_clicks), (1, 1));
+    let (_, _, billable, _, invalid, ..) = row(&node, hour()).await;
+    assert_eq!((billable, invalid), (2, 1));
+    reconciler.stop().await;
+}
+
+#[actix::test]
 async fn a_sweep_that_died_among_its_hours_misses_none_of_them() {
     let (node, reconciler) = closed(&[one(1, 10), one(2, HOUR_S + 10)]).await;
     reconciler.sweep(None).await.expect("swept");

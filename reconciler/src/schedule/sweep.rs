@@ -19,6 +19,7 @@ use twice_store::BillingQuery;
 
 use super::book::{NewestRun, RunBook};
 use super::handle::ReconcilerDeps;
+use super::hour_actor::HourWork;
 use super::progress::SweepReport;
 use crate::config::ReconcilerConfig;
 use crate::error::Result;
@@ -66,6 +67,9 @@ impl SweepLook {
             return Ok(None);
         }
         let status = if self.is_scheduled { BillingStatus::Final } else { BillingStatus::Reconciled };
+        if !self.is_scheduled {
+            self.archive_the_present(begun_at.hour()).await?;
+        }
         let mut book = self.book.lock().await;
         book.refresh(&self.deps.archive).await?;
         if !book.runs().any(|(_, run)| run.status >= status) {
@@ -98,6 +102,15 @@ impl SweepLook {
             hours: hours.iter().copied().collect(),
         });
         Ok(Some(Touched { hours, report, record }))
+    }
+
+    /// Brings the archive up to what is acknowledged by now: who asks for a sweep has just sent what it is to find. The
+    /// schedule's leaves what is still in the log to the next one.
+    async fn archive_the_present(&self, hour: Hour) -> Result<()> {
+        let index = Arc::clone(&self.index);
+        let work = HourWork::beside_the_schedule(self.config.clone(), self.deps.clone(), index);
+        let ends = work.ends(hour, &[]).await?;
+        work.archived(hour, &ends).await.map(|_| ())
     }
 
     /// Finds hours whose clicks have another price by a rate recorded after their newest run was begun (CR-6).
