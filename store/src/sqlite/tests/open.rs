@@ -2,6 +2,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
 use super::*;
 use crate::error::Error;
+use crate::modes::ModeStore;
 
 async fn open_with(options: SqliteConnectOptions, fixture: &Fixture) -> Error {
     let path = fixture.folder.path().join("twice.sqlite");
@@ -90,4 +91,40 @@ async fn a_schema_of_a_newer_build_is_refused() {
     let path = fixture.folder.path().join("twice.sqlite");
     let refused = SqliteStore::open(&path, fixture.clock.clone()).await.expect_err("is newer");
     assert!(matches!(refused, Error::Migration(_)));
+}
+
+#[tokio::test]
+async fn a_reader_beside_the_writer_sees_its_commits_and_writes_nothing() {
+    let fixture = Fixture::new().await;
+    let path = fixture.folder.path().join("twice.sqlite");
+    let reader = SqliteStore::open_read_only(&path, fixture.clock.clone()).await.expect("opens");
+    let (hour, now) = (noon(), fixture.clock.now());
+    fixture.store.set_mode(BillingPath::Kappa, hour, now).await.expect("the writer goes on");
+    assert_eq!(reader.mode(hour).await.expect("reads"), BillingPath::Kappa);
+    reader.set_mode(BillingPath::Lambda, hour, now).await.expect_err("is refused");
+    let rate = twice_log::archive::Rate {
+        campaign_id: CampaignId::new("a").expect("valid id"),
+        currency: "EUR".parse().expect("valid currency"),
+        cpc_micros: 1,
+        effective_from: now,
+        recorded_at: now,
+    };
+    reader.restore_rates(&[rate]).await.expect_err("is refused");
+    assert_eq!(fixture.store.mode(hour).await.expect("reads"), BillingPath::Kappa);
+}
+
+#[tokio::test]
+async fn a_reader_makes_no_file_and_refuses_the_schema_of_another_build() {
+    let fixture = Fixture::new().await;
+    let absent = fixture.folder.path().join("absent.sqlite");
+    let error = SqliteStore::open_read_only(&absent, fixture.clock.clone()).await.expect_err("is refused");
+    assert!(advice(&error).contains("does not exist") && !absent.exists());
+    let path = fixture.folder.path().join("twice.sqlite");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (999, 'of a later build', 1, x'00', 0)";
+    let mut writer = fixture.store.writer().await;
+    sqlx::query(newer).execute(&mut *writer).await.expect("inserted");
+    drop(writer);
+    let error = SqliteStore::open_read_only(&path, fixture.clock.clone()).await.expect_err("is refused");
+    assert!(advice(&error).contains("version 999"));
 }
