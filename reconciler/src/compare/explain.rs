@@ -54,7 +54,7 @@ async fn list(
 ) -> Result<Vec<ExplainedCopy>> {
     let mut copies = Vec::new();
     for slice in range.slices() {
-        for batch in hour.session(&slice)?.query("list differences", listed).await? {
+        for batch in hour.session(&slice).await?.query("list differences", listed).await? {
             for row in 0..batch.num_rows() {
                 copies.push(explained_copy(&batch, row, inputs)?);
             }
