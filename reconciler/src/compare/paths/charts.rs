@@ -284,7 +284,7 @@ mod tests {
             let group = |index: u32| Group {
                 label: format!("hour {index}"),
                 lambda: Some(f64::from(index) * 1e6),
-                kappa: (index % 3 == 0).then_some(0.0),
+                kappa: index.is_multiple_of(3).then_some(0.0),
             };
             let groups: Vec<Group> = (0..hours).map(group).collect();
             check(&columns(&caption(), &groups, units::seconds), f64::from(COLUMNS_HEIGHT) + 1.0);
