@@ -7,5 +7,6 @@ mod bad_input;
 mod clicks;
 mod operations;
 mod query;
+mod replays;
 mod restatements;
 mod support;
