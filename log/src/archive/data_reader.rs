@@ -30,10 +30,8 @@ impl Archive {
     /// # Errors
     /// `ArchiveDamage` if its path is none.
     pub fn data_reader(&self, entry: &FileEntry) -> Result<DataFileReader> {
-        let path = Path::parse(&entry.path).map_err(|error| Error::ArchiveDamage {
-            path: entry.path.clone(),
-            reason: error.to_string(),
-        })?;
+        let path = Path::parse(&entry.path)
+            .map_err(|error| Error::ArchiveDamage { path: entry.path.clone(), reason: error.to_string() })?;
         let store = Arc::clone(self.store_of(self.bucket_of(entry)));
         Ok(DataFileReader { store, path, bytes: entry.bytes })
     }
