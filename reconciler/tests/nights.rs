@@ -148,6 +148,7 @@ async fn a_day_is_refused_before_its_end_and_closed_with_a_note_before_its_verdi
 async fn clicks_after_the_close_are_swept_into_a_new_version_that_is_final() {
     let (node, reconciler) = closed(&[one(1, 10), one(2, 20)]).await;
     assert_eq!(row(&node, hour()).await, (1, BillingStatus::Final, 2, 0, 0, 2000, "first".to_owned()));
+    put_rate(&node, 1000, -HOUR_S, CLOSE_S + 60).await; // says what is in force
     let nothing = reconciler.sweep(None).await.expect("swept");
     assert!(nothing.hours.is_empty() && nothing.verdicts == 0, "{nothing:?}");
     node.append(&[click(1, 3, 30, CLOSE_S, 0), click(1, 1, 10, CLOSE_S, 0)]).await;

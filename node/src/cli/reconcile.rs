@@ -223,6 +223,8 @@ struct Summary {
     hours: u64,
     failed: u64,
     unexplained: u64,
+    /// Why nothing was begun, or not all.
+    refused: Option<String>,
     /// Hours whose bill was there and changed.
     changed: u64,
 }
@@ -248,16 +250,19 @@ impl Summary {
                     change.lines(hour).iter().for_each(|line| println!("{line}"));
                 }
             }
-            Event::Failed { hour, detail } => {
+            Event::Failed { hour: Some(hour), detail } => {
                 self.failed += 1;
-                let hour = hour.map_or_else(String::new, |hour| format!("{hour}  "));
-                eprintln!("{hour}FAILED: {detail}");
+                eprintln!("{hour}  FAILED: {detail}");
             }
+            Event::Failed { hour: None, detail } => self.refused = Some(detail),
             Event::Other => {}
         }
     }
 
     fn finish(self) -> Result<Outcome> {
+        if let Some(detail) = self.refused {
+            anyhow::bail!(detail);
+        }
         if self.failed > 0 {
             anyhow::bail!("{} of {} hours could not be closed", self.failed, self.hours + self.failed);
         }

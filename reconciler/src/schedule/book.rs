@@ -20,6 +20,7 @@ const LOOKUPS_AT_ONCE: usize = 16;
 /// What the schedule needs of an hour's newest run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewestRun {
+    pub seq: u32,
     pub status: BillingStatus,
     pub created_at: UtcMillis,
     /// When the hour's first run was begun.
@@ -31,8 +32,8 @@ pub struct NewestRun {
 impl NewestRun {
     fn of(inputs: &RunInputs, first_created_at: UtcMillis) -> Self {
         let ends = inputs.cutoffs.iter().map(|cutoff| (cutoff.chain(), cutoff.end)).collect();
-        let RunInputs { status, created_at, .. } = *inputs;
-        Self { status, created_at, first_created_at, ends }
+        let RunInputs { seq, status, created_at, .. } = *inputs;
+        Self { seq, status, created_at, first_created_at, ends }
     }
 
     /// Returns the first offset of a partition that the run did not see.

@@ -229,7 +229,7 @@ impl Handler<ReconcileDay> for ReconcilerActor {
     fn handle(&mut self, request: ReconcileDay, context: &mut Self::Context) {
         let ReconcileDay { day, progress, reply } = request;
         let matures = day.end().plus_ms(ms(self.config.verdict_maturity_ms));
-        if self.deps.clock.now() < matures
+        if (day.end()..matures).contains(&self.deps.clock.now())
             && let Some(progress) = &progress
         {
             let detail = format!("verdicts on {day} may still come until {matures}; they will restate it");

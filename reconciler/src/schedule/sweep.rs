@@ -25,8 +25,8 @@ use crate::config::ReconcilerConfig;
 use crate::error::Result;
 use crate::recompute::{LookedUp, RecomputeRequest, Task, VerdictLookup, hours_before};
 
-/// A rate's moment of recording is taken a little before it is stored, and a run's before it reads the rates: within
-/// this, an hour is rather run once more than not at all.
+/// A rate's moment of recording is taken a little before it is stored, so a run begun shortly after may have missed it:
+/// within this, its inputs are asked.
 const RATE_SLACK_MS: i64 = 60_000;
 /// Rows asked for at once.
 const PAGE: u32 = 1000;
@@ -134,11 +134,22 @@ impl SweepLook {
                         && rate.effective_from < hour.end()
                         && next.is_none_or(|next| next > hour.start() && next > rate.effective_from)
                 };
-                let hours: BTreeSet<Hour> = runs().filter(is_missed).map(|(hour, _)| hour).collect();
+                let mut hours = BTreeSet::new();
+                for (hour, run) in runs().filter(is_missed) {
+                    if run.created_at < rate.recorded_at || !self.has_read(hour, run.seq, rate).await? {
+                        hours.insert(hour);
+                    }
+                }
                 touched.extend(self.with_rows(rate, &hours).await?);
             }
         }
         Ok(touched)
+    }
+
+    /// Returns whether a rate is among the inputs of a run.
+    async fn has_read(&self, hour: Hour, seq: u32, rate: &Rate) -> Result<bool> {
+        let inputs = self.deps.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
+        Ok(inputs.is_some_and(|stored| stored.inputs.rates.contains(rate)))
     }
 
     /// Returns those of the hours in which the rate's campaign has a row.
