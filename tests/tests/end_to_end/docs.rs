@@ -25,7 +25,9 @@ fn the_tour_of_the_readme_shows_what_it_says() -> Result<()> {
         .skip(1)
         .filter_map(|rest| rest.split_once("```").map(|(block, _)| block))
         .collect();
-    let [_start, send, close] = blocks[..] else { anyhow::bail!("the tour has other blocks: {blocks:?}") };
+    let [_start, send, close, later] = blocks[..] else {
+        anyhow::bail!("the tour has other blocks: {blocks:?}")
+    };
     let node = Node::start(NodeOptions::default())?;
 
     let sent = shell(&node, send)?;
@@ -48,6 +50,26 @@ fn the_tour_of_the_readme_shows_what_it_says() -> Result<()> {
     ] {
         ensure!(closed.contains(expected), "the tour does not show {expected}\n{closed}");
     }
+    what_comes_after_the_bill(&node, hour, send, later)
+}
+
+/// The block in which the world changes. A sweep that changes a bill ends with 1, as the README says.
+fn what_comes_after_the_bill(node: &Node, hour: &str, send: &str, later: &str) -> Result<()> {
+    let ids = send.lines().find(|line| line.starts_with("ID=")).context("the ids")?;
+    let folder = node.root().display();
+    let shown = shell(node, &format!("set +e\ncd {folder}\n{hour}\n{ids}\n{later}"))?;
+    for expected in [
+        "the bill changed: 1 rows, -1 clicks, -0.500000 USD",
+        "camp_123  version 2 (verdicts): -1 clicks, -0.500000 USD",
+        ",verdicts,lambda/",
+        "PROVED: the bill follows from the archive",
+        "committed: 1 rows, 1 written, run kappa/",
+        "equal to lambda",
+        "Lambda and kappa agree: no row differs",
+    ] {
+        ensure!(shown.contains(expected), "the tour does not show {expected}\n{shown}");
+    }
+    ensure!(node.root().join("report.html").exists(), "the report is there");
     Ok(())
 }
 
