@@ -3,6 +3,7 @@
 #   make verify                   everything that must hold: format, lints, unit tests, end-to-end tests (one profile)
 #   make verify-full PART=kills   50 kills under load, and every fail point in turn
 #   make verify-full PART=cluster  40 kills of node, Fluvio and S3 server in turn
+#   make verify-full PART=day     a day of 100 million clicks by both paths, within 1 GiB each
 #   make verify-full PART=size    ingest and recompute at full size, measured in the release profile
 #   make verify-full PART=peers   the recompute against DuckDB over the same files
 #   make demo                     the same as ./quickstart

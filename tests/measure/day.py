@@ -2,22 +2,25 @@
 
 Starts `twice up` in the release profile over a temporary folder, sends a day of clicks beside it, closes the day by the
 nightly close (horizon of 24 hours), counts it by both paths over the same recorded inputs with `twice compare`, audits an
-hour, and prints the figures. Exit status 0 only if no row differs, the bill is what was sent, and each path's process
-stayed within its memory limit.
+hour, replays the day beside live clicks, and prints the figures. Exit status 0 only if no row differs and each path's
+process stayed within its memory limit.
 """
 
 import argparse
 import datetime
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 from ingest import build, bytes_below, peak_memory_mib, start
 
+DAY = datetime.timedelta(days=1)
 REAL_TIME = 200_000  # clicks a second: what the product is to take
 
 
@@ -27,6 +30,7 @@ def main():
     parser.add_argument("--rate", type=int, default=200_000, help="clicks a second offered")
     parser.add_argument("--campaigns", type=int, default=10_000)
     parser.add_argument("--memory-mib", type=int, default=1024, help="limit of each path's process")
+    parser.add_argument("--live-rate", type=int, default=20_000, help="live clicks a second beside the replay")
     parser.add_argument("--report", type=pathlib.Path, help="keep the comparison's HTML here")
     arguments = parser.parse_args()
     twice, loadgen = build()
@@ -35,12 +39,42 @@ def main():
         limit = str(arguments.memory_mib << 20)
         flags = ["--reconcile-schedule", "false", "--log-bytes-max", str(2 << 30)]
         flags += ["--recompute-memory-bytes-max", limit, "--replay-memory-bytes-max", limit]
-        node, server = start(twice, folder, flags)
-        try:
-            measure(arguments, twice, loadgen, node, server, folder)
-        finally:
-            node.send_signal(signal.SIGTERM)
-            node.wait(timeout=300)
+        started = lambda: start(twice, folder, flags)  # noqa: E731, each start is a new count of freshness
+        day = running(started, lambda node, server: measure(arguments, twice, loadgen, node, server, folder))
+        alone = running(started, lambda node, server: live(arguments, loadgen, server, folder, "alone"))
+        replaying = [twice, "replay", "--from", f"{day:%Y-%m-%dT%H}", "--to", f"{day + DAY:%Y-%m-%dT%H}", "--server"]
+        beside = running(
+            started, lambda node, server: live(arguments, loadgen, server, folder, "beside", replaying + [server])
+        )
+        print(f"arrival to visible, p50 and p99, at {arguments.live_rate:,}/s: {alone}; beside a replay of the day: {beside}")
+
+
+def running(started, work):
+    """Does `work` with a node of its own start, and stops the node."""
+    node, server = started()
+    try:
+        return work(node, server)
+    finally:
+        node.send_signal(signal.SIGTERM)
+        node.wait(timeout=300)
+
+
+def live(arguments, loadgen, server, folder, name, beside=None):
+    """Sends clicks of now, with another command beside them if one is given, and returns how fresh the numbers were."""
+    load = [loadgen, "run", "--target", server, "--rate", arguments.live_rate, "--duration", "15s", "--batch", 200]
+    load += ["--campaigns", 1000, "--seed", len(name), "--ledger", folder / f"{name}.parquet"]
+    other = subprocess.Popen(list(map(str, beside))) if beside else None
+    timed(load)
+    with urllib.request.urlopen(server + "/metrics", timeout=30) as answer:
+        metrics = answer.read().decode()
+    if other:
+        was_busy = other.poll() is None
+        print("the replay outlasted the load" if was_busy else "the replay ended before the load did")
+        if other.wait() != 0:
+            sys.exit("the replay found a difference or could not run")
+    pattern = r'twice_stream_freshness_arrival_seconds\{[^}]*quantile="(0\.5|0\.99)"[^}]*\} ([0-9.e+-]+)'
+    found = dict(re.findall(pattern, metrics))
+    return " and ".join(f"{float(found[quantile]):.2f} s" for quantile in ("0.5", "0.99"))
 
 
 def timed(command, allowed=(0,)):
@@ -60,7 +94,7 @@ def measure(arguments, twice, loadgen, node, server, folder):
     load += ["--event-start", f"{day:%Y-%m-%dT%H}", "--event-span", f"{24 * 3600}s", "--ledger", folder / "ledger.parquet"]
     sent_s = timed(load)
     closed_s = timed([twice, "reconcile", "--day", f"{day:%Y-%m-%d}", "--server", server])
-    following = day + datetime.timedelta(days=1)
+    following = day + DAY
     report = folder / "report.json"
     compare = [twice, "compare", "--from", f"{day:%Y-%m-%dT%H}", "--to", f"{following:%Y-%m-%dT%H}", "--server", server]
     timed(compare + ["--out", report])
@@ -74,6 +108,7 @@ def measure(arguments, twice, loadgen, node, server, folder):
     print(f"audit of one hour           {audited_s:>14.1f} s")
     print(f"peak memory of the node     {peak_memory_mib(node.pid):>14,} MiB")
     costs(json.loads(report.read_text()), arguments.memory_mib)
+    return day
 
 
 def costs(comparison, memory_mib):
