@@ -1,5 +1,6 @@
 //! The root of the batch path's actors: keeps the queue of hours and runs one HourActor at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct ReconcilerActor {
     failures: Failures,
     /// Whether a look for due hours is under way; one is enough.
     looking: bool,
+    /// Hours whose run ended during the look under way: what it found of them may be outdated.
+    ended_meanwhile: BTreeSet<Hour>,
     /// Newest runs as the archive records them: what the nights go by.
     pub(super) book: Arc<Mutex<RunBook>>,
     pub(super) sweeps: Sweeps,
@@ -63,6 +66,7 @@ impl ReconcilerActor {
             running: None,
             failures: Failures::default(),
             looking: false,
+            ended_meanwhile: BTreeSet::new(),
             book: Arc::default(),
             sweeps: Sweeps::default(),
             newest_reconciled: None,
@@ -89,6 +93,7 @@ impl ReconcilerActor {
             return;
         }
         self.looking = true;
+        self.ended_meanwhile.clear();
         let look = self.look();
         let looked = async move { look.due().await }.into_actor(self).map(|due, actor, context| {
             actor.looking = false;
@@ -116,7 +121,8 @@ impl ReconcilerActor {
         let wanted =
             found.due.iter().copied().map(Wanted::hourly).chain(nights.copied().map(Wanted::nightly));
         for wanted in wanted {
-            if Some(wanted.hour) != running && self.failures.may_try(wanted.hour, now) {
+            let is_known = Some(wanted.hour) == running || self.ended_meanwhile.contains(&wanted.hour);
+            if !is_known && self.failures.may_try(wanted.hour, now) {
                 self.queue.push(wanted, None);
             }
         }
@@ -152,6 +158,7 @@ impl ReconcilerActor {
     fn ended(result: Result<HourReport>, actor: &mut Self, context: &mut Context<Self>) {
         let Some(Running { order, .. }) = actor.running.take() else { return };
         let hour = order.hour;
+        actor.ended_meanwhile.insert(hour);
         match &result {
             Ok(report) => {
                 tracing::info!(%hour, run = %report.run_id, rows = report.rows, "hour closed");
