@@ -21,7 +21,8 @@ use twice_reconciler::{Error, ReconcilerConfig};
 use twice_store::SqliteStore;
 use twice_store::child::{ChildCommand, ChildError, die_with_parent, limit_memory};
 
-use crate::cli::offline::{DATABASE, recompute};
+use crate::cli::offline::recompute;
+use crate::database::DATABASE;
 use crate::ports::chain;
 
 /// What an audit process is asked.

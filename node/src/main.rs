@@ -5,6 +5,7 @@
 mod archive;
 mod audit;
 mod cli;
+mod database;
 mod disk;
 mod housekeeping;
 mod lines;

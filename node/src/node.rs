@@ -28,6 +28,7 @@ use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
 
 use crate::archive;
 use crate::audit::AuditProcess;
+use crate::database;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::log::{LogConfig, OpenLog};
@@ -88,7 +89,7 @@ impl Node {
             OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
         let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
-        let store = Arc::new(SqliteStore::open(&folder.join("twice.sqlite"), clock.clone()).await?);
+        let store = Arc::new(database::open_for_writing(folder, &archive, clock.clone()).await?);
         let windows_folder = folder.join("sled/windows");
         let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
         let click_log = log.shared();
@@ -110,8 +111,8 @@ impl Node {
             replay: Arc::new(replay_child(&config.replay, archive_location, folder)?),
             fail_points: config.fail_points.clone(),
         };
-        let compare = compares(&config, &deps, &log, &stream, &recovery);
-        let reconciler = Reconciler::start(config.reconciler.clone(), deps)?;
+        let reconciler = Reconciler::start(config.reconciler.clone(), deps.clone())?;
+        let compare = compares(&config, (&reconciler, &deps), &log, &stream, &recovery);
         let status = Arc::new(Status {
             node: "local".to_owned(),
             log: click_log.clone(),
@@ -226,7 +227,7 @@ async fn start_readers(
 /// Returns what compares the paths, and begins to watch how long the stream path takes to catch up.
 fn compares(
     config: &NodeConfig,
-    deps: &ReconcilerDeps,
+    (reconciler, deps): (&ReconcilerHandle, &ReconcilerDeps),
     log: &OpenLog,
     stream: &StreamPath,
     recovery: &Arc<Recovery>,
@@ -238,7 +239,7 @@ fn compares(
         log: log.embedded(),
         running: Some((stream.clone(), recovery.clone())),
     };
-    Arc::new(Compares::of(deps, &config.reconciler, &config.replay, Arc::new(around)))
+    Arc::new(Compares::of(reconciler.clone(), deps, &config.reconciler, &config.replay, Arc::new(around)))
 }
 
 /// Returns what trims the log, where the node keeps one of its own.

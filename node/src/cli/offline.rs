@@ -23,10 +23,9 @@ use twice_reconciler::recompute::{ArchiveLocation, ProcessRecompute};
 use twice_reconciler::{ReconcilerConfig, ReconcilerDeps};
 use twice_store::SqliteStore;
 
+use crate::database::{self, DATABASE};
 use crate::{archive, node, settings};
 
-/// File of the billing store in the data folder.
-pub const DATABASE: &str = "twice.sqlite";
 const NO_WAIT_MS: u64 = 2_000;
 
 /// Where the data folder is, for commands that can do without a server.
@@ -69,11 +68,10 @@ impl DataDir {
         let Some(folder) = &self.data_dir else { return Ok(None) };
         let lock = self.lock(folder, access)?;
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
-        let database = folder.join(DATABASE);
         let (archive, archive_location) = self.open_archive(folder, access).await?;
         let store = match access {
-            Access::Read => SqliteStore::open_read_only(&database, clock.clone()).await?,
-            Access::Write => SqliteStore::open(&database, clock.clone()).await?,
+            Access::Read => SqliteStore::open_read_only(&folder.join(DATABASE), clock.clone()).await?,
+            Access::Write => database::open_for_writing(folder, &archive, clock.clone()).await?,
         };
         Ok(Some(Offline {
             folder: folder.clone(),

@@ -14,8 +14,9 @@ use twice_reconciler::ReconcilerConfig;
 use twice_reconciler::rebuild::{RebuildDeps, RebuildProgress, Rebuilt, rebuild, recorded_rates};
 use twice_store::SqliteStore;
 
-use super::offline::{Access, DATABASE, DataDir, recompute};
+use super::offline::{Access, DataDir, recompute};
 use super::{Agreement, Outcome};
+use crate::database::DATABASE;
 use crate::node::{replay_child, take_lock};
 use crate::swap::Swap;
 
