@@ -98,6 +98,9 @@ pub enum Error {
     /// The attempt that several waited for failed; the first of them has the error itself.
     #[error("hour {hour}: {detail}")]
     Attempt { hour: Hour, detail: String },
+    /// The schedule counts the hour anew, or did so during a replay of it. Whoever asked for the replay asks again.
+    #[error("hour {hour} is counted anew by the schedule; replay it again once that run has ended")]
+    Overtaken { hour: Hour },
     /// A setting does not fit.
     #[error("{reason}")]
     Config { reason: String },
@@ -121,7 +124,8 @@ impl Error {
             | Error::Process { .. }
             | Error::ChildFailed { .. }
             | Error::Engine { .. }
-            | Error::Attempt { .. } => ErrorKind::Retry,
+            | Error::Attempt { .. }
+            | Error::Overtaken { .. } => ErrorKind::Retry,
             Error::ArchiveDamage { .. }
             | Error::Contradiction { .. }
             | Error::Json { .. }

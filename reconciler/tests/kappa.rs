@@ -13,6 +13,7 @@ use twice_log::Click;
 use twice_log::archive::{BillingPath, RunInputs, RunOutcome, StoredRunInputs};
 use twice_reconciler::{ReconcilerHandle, ReplayEvent, ReplayOrder, ReplayReport};
 use twice_store::modes::ModeStore;
+use twice_store::replay::REPLAY_HOURS_MAX;
 use twice_store::{BillingQuery, BillingRow, BillingStore, DivergenceRow};
 
 fn clicks() -> Vec<Click> {
@@ -167,6 +168,26 @@ async fn a_close_ends_a_kappa_run_that_a_crash_left_open() {
 }
 
 #[actix::test]
+async fn a_restart_ends_a_replay_that_a_crash_left_open() {
+    let node = Node::start().await;
+    node.append(&clicks()).await;
+    let stopped = node.reconciler(false, HangAt::Nowhere);
+    stopped.reconcile(hour(), None).await.expect("closed");
+    stopped.stop().await;
+    let lambda =
+        node.archive.run_inputs(BillingPath::Lambda, hour(), 1).await.expect("read").expect("inputs");
+    let begun = RunInputs { path: BillingPath::Kappa, created_at: at(9_000), ..lambda.inputs };
+    node.archive.put_run_inputs(&begun).await.expect("inputs are put");
+    let reconciler = node.reconciler(true, HangAt::Nowhere);
+    node.wait_until("the replay is ended", async || {
+        node.archive.run_result(BillingPath::Kappa, hour(), 1).await.expect("read").is_some()
+    })
+    .await;
+    assert_eq!(node.rows().await.iter().map(|row| row.version).max(), Some(1), "lambda is left alone");
+    reconciler.stop().await;
+}
+
+#[actix::test]
 async fn a_miscount_by_replay_is_seen_by_row_and_is_unexplained() {
     let node = Node::start().await;
     node.append(&clicks()).await;
@@ -179,6 +200,75 @@ async fn a_miscount_by_replay_is_seen_by_row_and_is_unexplained() {
     assert!(kappa.result.aggregates.is_empty(), "lambda's do not sum to these rows");
     let reports = replay(&reconciler, None).await.expect("replayed");
     assert_eq!(reports[0].differing, 1);
+    reconciler.stop().await;
+}
+
+#[actix::test]
+async fn an_hour_that_is_counted_anew_is_not_restated_by_what_was_counted_before() {
+    let node = Node::start().await;
+    node.append(&clicks()).await;
+    let reconciler = node.reconciler(false, HangAt::Nowhere);
+    reconciler.reconcile(hour(), None).await.expect("closed");
+    node.append(&[click(1, 90, 40, 4_000, 0)]).await;
+    let stopped = node.reconciler(false, HangAt::Recompute);
+    let asked = tokio::spawn({
+        let stopped = stopped.clone();
+        async move { stopped.reconcile(hour(), None).await }
+    });
+    node.wait_until("a close has begun", async || {
+        node.archive.run_inputs(BillingPath::Lambda, hour(), 2).await.expect("read").is_some()
+    })
+    .await;
+    let refused = replay(&reconciler, Some(BillingPath::Kappa)).await.expect_err("is counted anew");
+    assert!(refused.contains("counted anew"), "{refused}");
+    assert_eq!(node.store.mode(hour()).await.expect("mode"), BillingPath::Lambda);
+    stopped.stop().await;
+    asked.await.expect("task").expect_err("stopped");
+
+    reconciler.reconcile(hour(), None).await.expect("closed");
+    let reports = replay(&reconciler, Some(BillingPath::Kappa)).await.expect("restated");
+    assert_eq!(reports[0].differing, 0);
+    let newest = rows(&node, None).await;
+    assert_eq!(newest.iter().map(|row| row.counts.gross).sum::<u64>(), 6);
+    reconciler.stop().await;
+}
+
+#[actix::test]
+async fn a_restatement_that_was_killed_and_overtaken_is_given_up() {
+    let node = Node::start().await;
+    node.append(&clicks()).await;
+    let reconciler = node.reconciler(false, HangAt::Nowhere);
+    reconciler.reconcile(hour(), None).await.expect("closed");
+    node.append(&[click(1, 90, 40, 4_000, 0)]).await;
+    reconciler.reconcile(hour(), None).await.expect("closed again");
+    let old = node.archive.run_inputs(BillingPath::Lambda, hour(), 1).await.expect("read").expect("inputs");
+    let begun = RunInputs { path: BillingPath::Kappa, mode_change: true, ..old.inputs };
+    node.archive.put_run_inputs(&begun).await.expect("inputs are put");
+
+    reconciler.reconcile(hour(), None).await.expect("closed a third time");
+    let given_up =
+        node.archive.run_result(BillingPath::Kappa, hour(), 1).await.expect("read").expect("ended");
+    assert_eq!(given_up.result.outcome, RunOutcome::Abandoned);
+    assert_eq!(node.store.mode(hour()).await.expect("mode"), BillingPath::Lambda);
+    let reports = replay(&reconciler, Some(BillingPath::Kappa)).await.expect("restated");
+    assert_eq!((reports[0].run_id.clone(), reports[0].differing), (format!("kappa/{}/000002", hour()), 0));
+    assert_eq!(
+        digests(&rows(&node, None).await),
+        digests(&rows(&node, Some(BillingPath::Lambda)).await),
+        "the newest counts are the bill"
+    );
+    reconciler.stop().await;
+}
+
+#[actix::test]
+async fn a_longer_range_than_a_month_is_not_replayed() {
+    let node = Node::start().await;
+    let reconciler = node.reconciler(false, HangAt::Nowhere);
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let order = ReplayOrder { from: hour(), to: hour().plus(REPLAY_HOURS_MAX + 1), mode_change: None };
+    reconciler.replay(order, sender).await;
+    let Some(ReplayEvent::Failed { hour: None, detail }) = events.recv().await else { panic!("is refused") };
+    assert!(detail.contains("744"), "{detail}");
     reconciler.stop().await;
 }
 

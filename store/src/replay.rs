@@ -13,6 +13,9 @@ use crate::billing::BillingCounts;
 use crate::cost::Cost;
 use crate::error::Result;
 
+/// Hours of one replay on request at most: a node lists and commits them on its own. Longer ranges are asked for in parts.
+pub const REPLAY_HOURS_MAX: i64 = 31 * 24;
+
 /// How far a replay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayProgress {

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use twice_log::Hour;
 use twice_log::archive::BillingPath;
+use twice_store::replay::REPLAY_HOURS_MAX;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::caller::Caller;
@@ -22,7 +23,7 @@ use crate::server::ApiState;
 pub(crate) struct StartReplay {
     #[schema(value_type = String, example = "2025-01-15T00")]
     from: Hour,
-    /// Exclusive.
+    /// Exclusive; at most 31 days after `from`.
     #[schema(value_type = String, example = "2025-01-16T00")]
     to: Hour,
     /// Makes this path's rows the bill of these hours, by versions with reason `mode_change`.
@@ -56,7 +57,7 @@ pub(crate) struct ReplayStarted {
         )),
         (status = 202, description = "started, with `wait=false`", body = ReplayStarted),
         (status = 409, description = "another replay is under way", body = Problem),
-        (status = 422, description = "the range is empty", body = Problem),
+        (status = 422, description = "the range is empty, or longer than 744 hours (31 days)", body = Problem),
     ),
     tag = "operations",
 )]
@@ -70,6 +71,11 @@ pub(crate) async fn post_replays(
     let StartReplay { from, to, restate } = body.into_inner();
     if from >= to {
         return Err(Error::unprocessable("\"from\" must be before \"to\", which is not replayed itself"));
+    }
+    if from.plus(REPLAY_HOURS_MAX) < to {
+        return Err(Error::unprocessable(format!(
+            "from {from} to {to} are more than {REPLAY_HOURS_MAX} hours; replay them in parts"
+        )));
     }
     let started = state.deps.replay.start(ReplayRequest { from, to, restate }).await;
     let events = started.map_err(|error| Error::of_port("replay", state.config.retry_after_s, error))?;

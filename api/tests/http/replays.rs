@@ -27,10 +27,12 @@ async fn a_replay_streams_its_progress_as_lines_and_says_how_each_hour_ended() {
 }
 
 #[actix_web::test]
-async fn an_empty_range_an_unknown_path_and_a_second_replay_are_refused() {
+async fn an_empty_range_a_too_long_one_an_unknown_path_and_a_second_replay_are_refused() {
     let server = Server::start().await;
     let empty = r#"{"from":"2025-01-15T12","to":"2025-01-15T12"}"#;
     problem(server.post("/v1/replays", JSON, empty), 422, "before").await;
+    let long = r#"{"from":"2025-01-01T00","to":"2025-02-01T01"}"#;
+    problem(server.post("/v1/replays", JSON, long), 422, "744 hours").await;
     let unknown = r#"{"from":"2025-01-15T11","to":"2025-01-15T12","restate":"gamma"}"#;
     problem(server.post("/v1/replays", JSON, unknown), 422, "gamma").await;
     let second = r#"{"from":"2025-01-15T11","to":"2025-01-15T12","restate":"kappa"}"#;

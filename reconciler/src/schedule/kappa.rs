@@ -8,11 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use twice_log::archive::{AggregateFile, AggregateSet, BillingPath, RunInputs, RunKey, StoredRunInputs};
+use twice_log::archive::{
+    AggregateFile, AggregateSet, BillingPath, RunInputs, RunKey, RunOutcome, StoredRunInputs,
+};
 use twice_log::{CampaignId, Hour};
 use twice_store::{BillingCounts, Divergence, Replayed, StreamState};
 
 use super::hour_actor::HourWork;
+use super::inputs::reads_the_same;
 use super::progress::{HourReport, Step};
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -29,6 +32,17 @@ pub(super) struct LambdaSide {
     pub divergence: Vec<Divergence>,
     /// Files of aggregates that sum to its rows.
     pub aggregates: Vec<AggregateFile>,
+}
+
+/// The lambda runs of an hour, as far as a replay asks.
+#[derive(Debug)]
+pub(super) struct LambdaRuns {
+    /// The newest that ended and was not given up.
+    pub newest: Option<StoredRunInputs>,
+    /// One that was begun and has no result.
+    pub open: Option<StoredRunInputs>,
+    /// How many ended.
+    pub ended: u32,
 }
 
 impl HourWork {
@@ -97,12 +111,52 @@ impl HourWork {
         Ok((Recomputed { rows, divergence, ..Recomputed::default() }, different.len() as u64))
     }
 
+    /// Returns the lambda runs of an hour.
+    pub(super) async fn lambda_runs(&self, hour: Hour) -> Result<LambdaRuns> {
+        let archive = &self.deps.archive;
+        let results = archive.run_results(BillingPath::Lambda, hour).await?;
+        let ended = results.iter().rev().find(|stored| stored.result.outcome != RunOutcome::Abandoned);
+        let newest = match ended.map(|stored| stored.result.seq) {
+            Some(seq) => archive.run_inputs(BillingPath::Lambda, hour, seq).await?,
+            None => None,
+        };
+        let latest = archive.latest_run(BillingPath::Lambda, hour).await?;
+        let open = latest.filter(|run| run.result.is_none()).map(|run| run.inputs);
+        Ok(LambdaRuns { newest, open, ended: results.last().map_or(0, |last| last.result.seq) })
+    }
+
+    /// Returns whether a kappa run has the inputs of a lambda run that another one, begun or ended, came after: what it
+    /// counts is no longer what the hour should be billed by, nor what lambda's rows can be compared with.
+    pub(super) async fn is_overtaken(&self, inputs: &RunInputs) -> Result<bool> {
+        if inputs.path != BillingPath::Kappa {
+            return Ok(false);
+        }
+        let LambdaRuns { newest, open, .. } = self.lambda_runs(inputs.hour).await?;
+        let Some(newest) = open.or(newest).map(|run| run.inputs) else { return Ok(false) };
+        if reads_the_files_of(inputs, &newest) {
+            return Ok(false);
+        }
+        // A close that died after it had recorded kappa's inputs has none of lambda's yet: these equal no run's.
+        for seq in (1..newest.seq).rev() {
+            let older = self.deps.archive.run_inputs(BillingPath::Lambda, inputs.hour, seq).await?;
+            if older.is_some_and(|older| reads_the_files_of(inputs, &older.inputs)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns the files of aggregates of the lambda run with the inputs of a kappa run.
     pub(super) async fn lambda_aggregates(&self, hour: Hour, seq: u32) -> Result<Vec<AggregateFile>> {
         let key = RunKey { path: BillingPath::Lambda, hour, seq };
         let set = self.deps.archive.aggregate_set(key).await?;
         Ok(set.map(|set| set.files).unwrap_or_default())
     }
+}
+
+/// Returns whether two runs of any path read the same, whichever of them changes the mode.
+fn reads_the_files_of(kappa: &RunInputs, lambda: &RunInputs) -> bool {
+    reads_the_same(kappa, &RunInputs { mode_change: kappa.mode_change, ..lambda.clone() })
 }
 
 /// Returns the campaigns whose rows are not the same, in order. No row and a row of zeros say the same.

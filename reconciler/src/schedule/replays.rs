@@ -1,29 +1,38 @@
-//! Replays on request: the billed hours of a range counted again by replay, in one pass, beside the schedule.
+//! Replays on request: the billed hours of a range counted again by replay, beside the schedule.
 //!
 //! Guarantee: one replay at a time, and no hour waits for it: it has nothing of the schedule's but the store's writer, for
 //! the moment of each commit. Inputs of every hour are recorded before any work; a replay that was killed goes on with
 //! exactly these (G-4). A close that meets an hour in the middle of a replay ends that run itself: both commit the same.
-//! Flow: hours with a lambda run -> inputs of their newest -> one replay -> each hour compared with lambda and committed.
+//! An hour that the schedule counts anew meanwhile fails, and its replay is given up: older counts never take the place
+//! of newer ones. Memory: the rows of one batch of hours.
+//! Flow, batch by batch: hours with a lambda run -> inputs of their newest -> one replay -> each hour compared with
+//! lambda and committed.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc};
-use twice_log::Hour;
 use twice_log::archive::{BillingPath, ManifestIndex, RunInputs, RunOutcome, StoredRunInputs};
+use twice_log::{Hour, UtcMillis};
+use twice_store::replay::REPLAY_HOURS_MAX;
 use twice_store::{BillingCounts, BillingQuery, Divergence, ReplayProgress};
 
 use super::handle::ReconcilerDeps;
 use super::hour_actor::HourWork;
 use super::inputs::reads_the_same;
-use super::kappa::{self, LambdaSide};
+use super::kappa::{self, LambdaRuns, LambdaSide};
 use super::progress::HourReport;
+use super::run::run_id;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result, describe};
 use crate::recompute::rules_sha256;
 
 /// Rows read at once.
 const PAGE: u32 = 1000;
+/// Hours replayed in one pass: more would read fewer files twice at the borders, and hold more rows until the commits.
+const BATCH_HOURS: usize = 24;
+/// How often an hour is looked at anew where others take the numbers of its runs.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// What is to be replayed, or restated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +95,7 @@ impl Replays {
     pub async fn run(&self, order: ReplayOrder, events: &ReplayEventSender) {
         let _turn = self.running.lock().await;
         let ended = match order.mode_change {
+            _ if order.from.plus(REPLAY_HOURS_MAX) < order.to => Err(too_long(order)),
             Some(BillingPath::Lambda) => self.restate_to_lambda(order, events).await,
             Some(BillingPath::Kappa) | None => self.replay(order, events).await,
         };
@@ -95,8 +105,20 @@ impl Replays {
     }
 
     async fn replay(&self, order: ReplayOrder, events: &ReplayEventSender) -> Result<()> {
+        for batch in self.hours(order).await?.chunks(BATCH_HOURS) {
+            self.replay_batch(batch, order, events).await?;
+        }
+        Ok(())
+    }
+
+    async fn replay_batch(
+        &self,
+        hours: &[Hour],
+        order: ReplayOrder,
+        events: &ReplayEventSender,
+    ) -> Result<()> {
         let mut planned = Vec::new();
-        for hour in self.hours(order).await? {
+        for &hour in hours {
             match self.plan(hour, order.mode_change.is_some()).await {
                 Ok(plan) => planned.push(plan),
                 Err(error) => fail(events, Some(hour), &error),
@@ -119,12 +141,7 @@ impl Replays {
         kappa::measure(&replayed);
         for (plan, counted) in planned.into_iter().zip(replayed.hours) {
             let hour = counted.hour;
-            let committed = async {
-                let side = self.lambda_side(hour, plan.lambda_seq).await?;
-                let (counted, differing) = self.work.beside_lambda(&plan.kappa, counted.rows, &side).await?;
-                Ok::<_, Error>((self.work.commit(&plan.kappa, started_at, &counted).await?, differing))
-            };
-            match committed.await {
+            match self.commit(&plan, started_at, counted.rows).await {
                 Ok((report, differing)) => done(events, report, differing),
                 Err(error) => fail(events, Some(hour), &error),
             }
@@ -132,18 +149,33 @@ impl Replays {
         Ok(())
     }
 
+    /// Compares and commits one hour, unless lambda has counted it anew since it was planned.
+    async fn commit(
+        &self,
+        plan: &Planned,
+        started_at: UtcMillis,
+        rows: Vec<BillingCounts>,
+    ) -> Result<(HourReport, u64)> {
+        let inputs = &plan.kappa.inputs;
+        let side = self.lambda_side(inputs.hour, plan.lambda_seq).await?;
+        // After lambda's rows were read, or they might be of a later run than the inputs.
+        if self.work.is_overtaken(inputs).await? {
+            self.work.resume(&plan.kappa).await?; // gives it up, or puts the result of a close that has ended it
+            return Err(Error::Overtaken { hour: inputs.hour });
+        }
+        let (counted, differing) = self.work.beside_lambda(&plan.kappa, rows, &side).await?;
+        let report = self.work.commit(&plan.kappa, started_at, &counted).await?;
+        if inputs.mode_change && self.work.is_overtaken(inputs).await? {
+            // Begun in the moment of the commit: its counts are beside the bill now, and must become it.
+            return Err(Error::Overtaken { hour: inputs.hour });
+        }
+        Ok((report, differing))
+    }
+
     /// Counts billed hours again by SQL, over the inputs of their newest run, and makes lambda's rows their bill.
     async fn restate_to_lambda(&self, order: ReplayOrder, events: &ReplayEventSender) -> Result<()> {
         for hour in self.hours(order).await? {
-            let restated = async {
-                if let Some(open) = self.open_run(BillingPath::Lambda, hour).await? {
-                    self.work.resume(&open).await?;
-                }
-                let (newest, count) = self.newest_lambda(hour).await?;
-                let inputs = RunInputs { seq: count + 1, mode_change: true, ..newest.inputs };
-                self.work.run(&self.work.record(&inputs).await?).await
-            };
-            match restated.await {
+            match self.restate_hour_to_lambda(hour).await {
                 Ok(report) => done(events, report, 0),
                 Err(error) => fail(events, Some(hour), &error),
             }
@@ -151,62 +183,66 @@ impl Replays {
         Ok(())
     }
 
+    async fn restate_hour_to_lambda(&self, hour: Hour) -> Result<HourReport> {
+        for _ in 0..ATTEMPTS_MAX {
+            let LambdaRuns { newest, open, ended } = self.work.lambda_runs(hour).await?;
+            if let Some(open) = open {
+                self.work.resume(&open).await?;
+                continue;
+            }
+            let newest = newest.ok_or(Error::NotReconciled { hour })?;
+            let wanted = RunInputs { seq: ended + 1, mode_change: true, ..newest.inputs };
+            if let Some(recorded) = self.record_own(&wanted).await? {
+                return self.work.run(&recorded).await;
+            }
+        }
+        Err(Error::Overtaken { hour })
+    }
+
+    /// Records inputs; `None` where the number was taken meanwhile by other ones, which are for their owner to end.
+    async fn record_own(&self, wanted: &RunInputs) -> Result<Option<StoredRunInputs>> {
+        let stored = self.work.record(wanted).await?;
+        Ok(Some(stored).filter(|stored| stored.inputs == *wanted))
+    }
+
     /// Returns the hours of the range that lambda has billed.
     async fn hours(&self, order: ReplayOrder) -> Result<Vec<Hour>> {
         Ok(self.work.deps.billing.billed_hours(Some(BillingPath::Lambda), order.from, order.to).await?)
     }
 
-    async fn open_run(&self, path: BillingPath, hour: Hour) -> Result<Option<StoredRunInputs>> {
-        let latest = self.work.deps.archive.latest_run(path, hour).await?;
-        Ok(latest.filter(|run| run.result.is_none()).map(|run| run.inputs))
-    }
-
-    /// Returns the newest lambda run of an hour that ended with rows, and how many runs there are.
-    async fn newest_lambda(&self, hour: Hour) -> Result<(StoredRunInputs, u32)> {
-        let archive = &self.work.deps.archive;
-        let results = archive.run_results(BillingPath::Lambda, hour).await?;
-        let count = results.last().map_or(0, |last| last.result.seq);
-        let ended = results.iter().rev().find(|stored| stored.result.outcome != RunOutcome::Abandoned);
-        let seq = ended.ok_or(Error::NotReconciled { hour })?.result.seq;
-        let inputs = archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
-        Ok((inputs.ok_or(Error::NotReconciled { hour })?, count))
-    }
-
     /// Records the inputs of an hour's kappa run, or takes those that a replay before left open.
     async fn plan(&self, hour: Hour, mode_change: bool) -> Result<Planned> {
-        let (lambda, _) = self.newest_lambda(hour).await?;
-        let lambda_seq = lambda.inputs.seq;
-        if rules_sha256(&lambda.inputs.settings)? != lambda.inputs.rules_sha256 {
-            // Both paths must say the same rules: the hour is counted by lambda under these first.
-            let reason = format!(
-                "the newest run of {hour} was counted under other rules than this build's; run \
-                 `twice reconcile --hour {hour}`, then replay it"
-            );
-            return Err(Error::Config { reason });
-        }
-        let wanted = RunInputs { path: BillingPath::Kappa, mode_change, ..lambda.inputs };
-        let latest = self.work.deps.archive.latest_run(BillingPath::Kappa, hour).await?;
-        let mut seq = 1;
-        if let Some(run) = latest {
-            seq = run.inputs.inputs.seq + 1;
-            if run.result.is_none() {
-                if reads_the_same(&run.inputs.inputs, &wanted)
-                    && self
-                        .work
-                        .deps
-                        .billing
-                        .committed_run(&super::run::run_id(&run.inputs.inputs))
-                        .await?
-                        .is_none()
-                {
-                    return Ok(Planned { kappa: run.inputs, lambda_seq });
+        for _ in 0..ATTEMPTS_MAX {
+            let LambdaRuns { newest, open, .. } = self.work.lambda_runs(hour).await?;
+            if open.is_some() {
+                return Err(Error::Overtaken { hour });
+            }
+            let lambda = newest.ok_or(Error::NotReconciled { hour })?.inputs;
+            check_rules(&lambda)?;
+            let lambda_seq = lambda.seq;
+            let wanted = RunInputs { path: BillingPath::Kappa, mode_change, ..lambda };
+            let mut seq = 1;
+            if let Some(run) = self.work.deps.archive.latest_run(BillingPath::Kappa, hour).await? {
+                seq = run.inputs.inputs.seq + 1;
+                if run.result.is_none() {
+                    if self.goes_on_with(&run.inputs.inputs, &wanted).await? {
+                        return Ok(Planned { kappa: run.inputs, lambda_seq });
+                    }
+                    self.work.resume(&run.inputs).await?;
                 }
-                self.work.resume(&run.inputs).await?;
+            }
+            let created_at = self.work.deps.clock.now();
+            if let Some(kappa) = self.record_own(&RunInputs { seq, created_at, ..wanted }).await? {
+                return Ok(Planned { kappa, lambda_seq });
             }
         }
-        let created_at = self.work.deps.clock.now();
-        let kappa = self.work.record(&RunInputs { seq, created_at, ..wanted }).await?;
-        Ok(Planned { kappa, lambda_seq })
+        Err(Error::Overtaken { hour })
+    }
+
+    /// Returns whether an open run reads what is wanted and waits for its commit, not only for its result.
+    async fn goes_on_with(&self, open: &RunInputs, wanted: &RunInputs) -> Result<bool> {
+        let is_committed = self.work.deps.billing.committed_run(&run_id(open)).await?.is_some();
+        Ok(reads_the_same(open, wanted) && !is_committed)
     }
 
     /// Returns what lambda's newest run says: its rows, the causes stored with the bill in force, and its aggregates.
@@ -242,6 +278,24 @@ impl Replays {
         }
         Ok(LambdaSide { rows, divergence, aggregates: self.work.lambda_aggregates(hour, seq).await? })
     }
+}
+
+fn too_long(ReplayOrder { from, to, .. }: ReplayOrder) -> Error {
+    let reason = format!("{from} to {to} are more than {REPLAY_HOURS_MAX} hours; replay them in parts");
+    Error::Config { reason }
+}
+
+/// Both paths must say the same rules: an hour counted under others is counted by lambda under these first.
+fn check_rules(lambda: &RunInputs) -> Result<()> {
+    if rules_sha256(&lambda.settings)? == lambda.rules_sha256 {
+        return Ok(());
+    }
+    let hour = lambda.hour;
+    let reason = format!(
+        "the newest run of {hour} was counted under other rules than this build's; run `twice reconcile --hour \
+         {hour}`, then replay it"
+    );
+    Err(Error::Config { reason })
 }
 
 fn done(events: &ReplayEventSender, report: HourReport, differing: u64) {

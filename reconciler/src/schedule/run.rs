@@ -4,7 +4,9 @@
 //! computed again, its result is put first; half a bill is never visible.
 
 use twice_log::UtcMillis;
-use twice_log::archive::{BillingPath, ResultRow, RunInputs, RunOutcome, RunResult, StoredRunInputs, layout};
+use twice_log::archive::{
+    Archive, BillingPath, ResultRow, RunInputs, RunKey, RunOutcome, RunResult, StoredRunInputs, layout,
+};
 use twice_log::fail::FailPoint;
 use twice_store::{BillingRow, CommittedRun, NewBillingRow, RunCommit};
 
@@ -26,13 +28,24 @@ impl HourWork {
         }
         if rules_sha256(&inputs.settings)? != inputs.rules_sha256 {
             tracing::warn!(run = %run_id, "abandoning a run that was begun under other rules");
-            let mode = self.deps.billing.mode(inputs.hour).await?;
-            let abandoned =
-                CommittedRun { outcome: RunOutcome::Abandoned, committed_at: None, mode, rows: Vec::new() };
-            self.put_result(stored, &abandoned).await?;
+            self.abandon(stored).await?;
+            return Ok(None);
+        }
+        if self.is_overtaken(inputs).await? {
+            // It would put older counts in the place of newer ones.
+            tracing::warn!(run = %run_id, "abandoning a replay of inputs that lambda has counted anew since");
+            self.abandon(stored).await?;
             return Ok(None);
         }
         Ok(Some(self.run(stored).await?))
+    }
+
+    /// Gives up a run that was not committed: its result says so.
+    async fn abandon(&self, stored: &StoredRunInputs) -> Result<()> {
+        let mode = self.deps.billing.mode(stored.inputs.hour).await?;
+        let abandoned =
+            CommittedRun { outcome: RunOutcome::Abandoned, committed_at: None, mode, rows: Vec::new() };
+        self.put_result(stored, &abandoned).await
     }
 
     /// Counts and commits one run.
@@ -127,25 +140,36 @@ impl HourWork {
     }
 
     async fn put_result(&self, stored: &StoredRunInputs, committed: &CommittedRun) -> Result<()> {
-        let inputs = &stored.inputs;
-        let result = RunResult {
-            path: inputs.path,
-            hour: inputs.hour,
-            seq: inputs.seq,
-            outcome: committed.outcome,
-            committed_at: committed.committed_at.map(|at| at.to_string()),
-            mode: committed.mode,
-            inputs_sha256: stored.sha256.clone(),
-            rows: committed.rows.iter().map(result_row).collect(),
-            aggregates: self.aggregates_of(inputs).await?,
-        };
-        self.deps.archive.put_run_result(&result).await?;
+        put_result(&self.deps.archive, stored, committed).await?;
         self.deps.fail_points.pass(FailPoint::RunResultPut);
         Ok(())
     }
 }
 
-pub(super) fn run_id(inputs: &RunInputs) -> String {
+/// Puts the result of a run: what its commit did, with the aggregates that were put before it.
+pub(crate) async fn put_result(
+    archive: &Archive,
+    stored: &StoredRunInputs,
+    committed: &CommittedRun,
+) -> Result<()> {
+    let RunInputs { path, hour, seq, .. } = stored.inputs;
+    let set = archive.aggregate_set(RunKey { path, hour, seq }).await?;
+    let result = RunResult {
+        path,
+        hour,
+        seq,
+        outcome: committed.outcome,
+        committed_at: committed.committed_at.map(|at| at.to_string()),
+        mode: committed.mode,
+        inputs_sha256: stored.sha256.clone(),
+        rows: committed.rows.iter().map(result_row).collect(),
+        aggregates: set.map(|set| set.files).unwrap_or_default(),
+    };
+    archive.put_run_result(&result).await?;
+    Ok(())
+}
+
+pub(crate) fn run_id(inputs: &RunInputs) -> String {
     format!("{}/{}/{:06}", inputs.path, inputs.hour, inputs.seq)
 }
 
