@@ -25,7 +25,7 @@ const PART: &str = "comparison";
 pub(crate) struct StartComparison {
     #[schema(value_type = String, example = "2025-01-15T12")]
     from: Hour,
-    /// Exclusive.
+    /// Exclusive; at most 7 days after `from`.
     #[schema(value_type = String, example = "2025-01-15T14")]
     to: Hour,
     /// Prices of the cost model, with the keys that `twice compare --print-prices` shows; left out, those.
@@ -51,7 +51,7 @@ pub(crate) struct ComparisonPage {
             (CompareEvent = "application/x-ndjson"),
         )),
         (status = 409, description = "another comparison is under way", body = Problem),
-        (status = 422, description = "the range is empty, or the prices are none", body = Problem),
+        (status = 422, description = "the range is empty or longer than 168 hours (7 days), or the prices are none", body = Problem),
     ),
     tag = "operations",
 )]

@@ -17,7 +17,7 @@ use twice_reconciler::compare::paths::{
     self, Comparator, ComparatorParts, CompareProgress, Comparison, Figure, Freshness, Prices, Quantiles,
     Stored, Surroundings, SurroundingsSource,
 };
-use twice_reconciler::{ReconcilerConfig, ReconcilerDeps};
+use twice_reconciler::{ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::Page;
 
 use super::chain;
@@ -26,26 +26,24 @@ use crate::recovery::Recovery;
 
 /// Compares for the API, one comparison at a time.
 pub struct Compares {
+    reconciler: ReconcilerHandle,
     comparator: Comparator,
     archive: Archive,
     turn: Arc<Semaphore>,
 }
 
 impl Compares {
-    /// Compares with what the reconciler works with.
+    /// Compares with what the reconciler works with, on its thread.
     pub fn of(
+        reconciler: ReconcilerHandle,
         deps: &ReconcilerDeps,
         config: &ReconcilerConfig,
         replay: &ReplayConfig,
         around: Arc<Around>,
     ) -> Self {
         let parts = ComparatorParts::of(deps, config, Some(replay.memory_bytes_max), around);
-        Self::new(Comparator::new(parts), deps.archive.clone())
-    }
-
-    /// Compares with `comparator`, which keeps what it finds in `archive`.
-    pub fn new(comparator: Comparator, archive: Archive) -> Self {
-        Self { comparator, archive, turn: Arc::new(Semaphore::new(1)) }
+        let archive = deps.archive.clone();
+        Self { reconciler, comparator: Comparator::new(parts), archive, turn: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -56,6 +54,11 @@ impl api::CompareControl for Compares {
         request: api::CompareRequest,
     ) -> Result<BoxStream<'static, api::CompareEvent>, api::PortError> {
         let prices = prices_of(request.prices)?;
+        if request.from.plus(paths::HOURS_MAX) < request.to {
+            let (from, to, max) = (request.from, request.to, paths::HOURS_MAX);
+            let reason = format!("{from} to {to} are more than {max} hours; compare them in parts");
+            return Err(api::PortError::Refused { reason });
+        }
         let Ok(turn) = self.turn.clone().try_acquire_owned() else {
             let reason = "another comparison is under way; wait for its end".to_owned();
             return Err(api::PortError::Conflict { reason });
@@ -63,7 +66,7 @@ impl api::CompareControl for Compares {
         let (sender, receiver) = mpsc::unbounded_channel();
         let comparator = self.comparator.clone();
         // A task of its own: a client that goes away must not stop what it started.
-        tokio::spawn(async move {
+        self.reconciler.spawn(async move {
             let (progress, mut steps) = mpsc::unbounded_channel::<CompareProgress>();
             let forward = async {
                 while let Some(CompareProgress { path, done, total }) = steps.recv().await {

@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, ResourceLimits, Task};
 use crate::schedule::ReconcilerDeps;
 
-/// Hours of one comparison at most: their rows are in memory together.
-const HOURS_MAX: i64 = 24 * 31;
+/// Hours of one comparison at most: the rows of both paths are in memory together, in the node.
+pub const HOURS_MAX: i64 = 24 * 7;
 
 /// How far a comparison is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,8 @@ mod timing;
 mod units;
 
 pub use comparator::{
-    Comparator, ComparatorParts, CompareProgress, CompareProgressSender, Surroundings, SurroundingsSource,
+    Comparator, ComparatorParts, CompareProgress, CompareProgressSender, HOURS_MAX, Surroundings,
+    SurroundingsSource,
 };
 pub use differences::{Column, Differences, RowDifference};
 pub use figures::{
