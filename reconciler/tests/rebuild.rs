@@ -14,7 +14,7 @@ use twice_log::{Hour, VerdictClass, WallClock};
 use twice_reconciler::Error;
 use twice_reconciler::audit::{AuditDeps, AuditQuestion, AuditVerdict, audit};
 use twice_reconciler::compare::Explanation;
-use twice_reconciler::rebuild::{RebuildDeps, rebuild, recorded_rates};
+use twice_reconciler::rebuild::{RebuildDeps, put_results_of, rebuild, recorded_rates};
 use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
 };
@@ -238,6 +238,32 @@ async fn prove(node: &Node, store: &SqliteStore) {
         let certificate = audit(&deps, &question).await.expect("audited");
         assert_eq!(certificate.verdict, AuditVerdict::Proved, "{certificate}");
     }
+}
+
+#[actix::test]
+async fn a_version_that_was_committed_without_its_result_is_not_lost() {
+    let node = billed().await;
+    node.append(&[click(1, 70, 50, 1, 0)]).await;
+    let killed = node.reconciler(false, HangAt::AfterCommit);
+    let asked = tokio::spawn({
+        let killed = killed.clone();
+        async move { killed.reconcile(hour(), None).await }
+    });
+    let run_id = format!("lambda/{}/000004", hour());
+    node.wait_until("it is committed", async || {
+        node.store.committed_run(&run_id).await.expect("read").is_some()
+    })
+    .await;
+    killed.stop().await;
+    asked.await.expect("task").expect_err("stopped");
+
+    assert_eq!(put_results_of(&node.archive, node.store.as_ref()).await.expect("results are put"), 1);
+    assert_eq!(put_results_of(&node.archive, node.store.as_ref()).await.expect("none is left"), 0);
+    let store = open(node.folder(), "new.sqlite").await;
+    let recompute = Limited::new(&node.archive, u32::MAX);
+    rebuild(&deps(&node, recompute), &store, None).await.expect("rebuilt");
+    assert_eq!(answers(&store, &[]).await, answers(&node.store, &[]).await);
+    prove(&node, &store).await;
 }
 
 #[actix::test]

@@ -8,10 +8,13 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use twice_actors::ReplayConfig;
+use twice_log::archive::Archive;
 use twice_log::fs::RealFs;
 use twice_log::{Clock, WallClock};
 use twice_reconciler::ReconcilerConfig;
-use twice_reconciler::rebuild::{RebuildDeps, RebuildProgress, Rebuilt, rebuild, recorded_rates};
+use twice_reconciler::rebuild::{
+    RebuildDeps, RebuildProgress, Rebuilt, put_results_of, rebuild, recorded_rates,
+};
 use twice_store::SqliteStore;
 
 use super::offline::{Access, DataDir, recompute};
@@ -54,8 +57,9 @@ pub async fn run(Rebuild::Billing(arguments): Rebuild) -> Result<Outcome> {
             "the rebuild before was killed while it put the new database in place",
         );
     }
-    let (archive, archive_location) = place.open_archive(folder, Access::Read).await?;
+    let (archive, archive_location) = place.open_archive(folder, Access::Write).await?;
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
+    put_results(&archive, &folder.join(DATABASE), clock.clone()).await?;
     let store = SqliteStore::open(&swap.new_file(), clock.clone()).await?;
     copy_settings(&store, &folder.join(DATABASE)).await;
     store.restore_rates(&recorded_rates(&archive).await?).await?;
@@ -71,6 +75,29 @@ pub async fn run(Rebuild::Billing(arguments): Rebuild) -> Result<Outcome> {
     drop(store);
     print(&rebuilt);
     finish(&swap, clock.as_ref(), "the new database is whole")
+}
+
+/// Puts what the old database has committed and the archive does not say yet, where that database can be read.
+async fn put_results(archive: &Archive, old: &Path, clock: Arc<dyn Clock>) -> Result<()> {
+    if !old.exists() {
+        return Ok(());
+    }
+    let put = match SqliteStore::open_read_only(old, clock).await {
+        Ok(store) => put_results_of(archive, &store).await,
+        Err(error) => Err(error.into()),
+    };
+    match put {
+        Ok(0) => {}
+        Ok(count) => println!(
+            "{count} runs were committed and had no result in the archive: put from the old database"
+        ),
+        Err(twice_reconciler::Error::Store(error)) => println!(
+            "the old database cannot be asked for runs without a result in the archive ({:#}); such runs are open",
+            anyhow::Error::from(error)
+        ),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// Copies what is in no archive from the old database, and says what is lost where that cannot be read.

@@ -17,7 +17,7 @@ use twice_store::{BillingStore, NewBillingRow, Replay, RestoredRun, RunCommit, U
 
 use crate::error::{Error, Result};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Recomputed, ResourceLimits, Task};
-use crate::schedule::divergence_of;
+use crate::schedule::{divergence_of, put_result, run_id};
 
 const PATHS: [BillingPath; 2] = [BillingPath::Lambda, BillingPath::Kappa];
 
@@ -73,6 +73,26 @@ pub async fn recorded_rates(archive: &Archive) -> Result<Vec<Rate>> {
         }
     }
     Ok(rates.into_iter().collect())
+}
+
+/// Puts the results of runs that `old` has committed and that died before they put them: without, the archive does not say
+/// that these versions were published, and a rebuild would lose them. Returns how many they were.
+///
+/// # Errors
+/// Those of the archive and of the old store.
+pub async fn put_results_of(archive: &Archive, old: &dyn BillingStore) -> Result<u64> {
+    let mut put = 0;
+    for path in PATHS {
+        for hour in archive.run_hours(path).await? {
+            let latest = archive.latest_run(path, hour).await?.filter(|run| run.result.is_none());
+            let Some(open) = latest.map(|run| run.inputs) else { continue };
+            if let Some(committed) = old.committed_run(&run_id(&open.inputs)).await? {
+                put_result(archive, &open, &committed).await?;
+                put += 1;
+            }
+        }
+    }
+    Ok(put)
 }
 
 /// Writes every ended run of the archive into `store`, in order.

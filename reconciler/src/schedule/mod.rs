@@ -35,3 +35,4 @@ pub use progress::{
     SweepReport,
 };
 pub use replays::{ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport};
+pub(crate) use run::{put_result, run_id};
