@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use twice_log::archive::{Archive, StoredRunInputs};
@@ -30,6 +31,10 @@ const COPIES_PER_SLICE_MIN: u64 = 50_000;
 const HEADROOM_PARTS: u64 = 16;
 /// Times a slice may be halved.
 const HALVINGS_MAX: u32 = 8;
+/// How often it is looked whether a slice that was given up has freed its memory: the allocator keeps freed pages a while.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Looks within which it should have.
+const LOOKS_TO_SETTLE: u32 = 200;
 
 /// Whose memory the limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +89,11 @@ pub(super) fn count(
     let mut scratch = Scratch::open(limits.scratch_dir.as_deref(), &id)?;
     let progress = Progress::new(inputs.copies(), slices.len() as u32, say);
     let is_full = || scope == Scope::Process && rss_bytes() > most(limits);
+    let settle = || {
+        if scope == Scope::Process {
+            settle(limits.memory_bytes_max / 2);
+        }
+    };
     let counted = |copies| progress.counted(copies);
     let pass = Pass {
         inputs: &inputs,
@@ -92,6 +102,7 @@ pub(super) fn count(
         runtime,
         threads: limits.threads,
         is_full: &is_full,
+        settle: &settle,
         counted: &counted,
     };
     let (mut slices_found, mut copies) = (0, 0);
@@ -116,7 +127,7 @@ pub(super) fn count(
 }
 
 /// Counts a slice; one that takes too much memory is given up and counted in halves.
-fn count_halving(pass: &Pass<'_>, slice: &Slice, halvings: u32) -> Result<SliceCounts> {
+pub(super) fn count_halving(pass: &Pass<'_>, slice: &Slice, halvings: u32) -> Result<SliceCounts> {
     match pass.count(slice)? {
         Ended::Counted(counts) => Ok(counts),
         Ended::TooLarge if halvings == 0 => Err(refused(
@@ -124,12 +135,24 @@ fn count_halving(pass: &Pass<'_>, slice: &Slice, halvings: u32) -> Result<SliceC
              (--replay-memory-bytes-max) higher, or replay_threads lower",
         )),
         Ended::TooLarge => {
+            // Else the halves would be given up for memory that is only not yet given back.
+            (pass.settle)();
             let [first, second] = slice.halves();
             let first = count_halving(pass, &first, halvings - 1)?;
             let second = count_halving(pass, &second, halvings - 1)?;
             let runs = first.runs.into_iter().zip(second.runs).map(|(left, right)| pass::add(left, right));
             Ok(SliceCounts { runs: runs.collect::<Result<_>>()?, copies: first.copies + second.copies })
         }
+    }
+}
+
+/// Waits until this process holds less than `bytes`, or for two seconds.
+fn settle(bytes: u64) {
+    for _ in 0..LOOKS_TO_SETTLE {
+        if rss_bytes() < bytes {
+            return;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

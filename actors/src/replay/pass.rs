@@ -42,6 +42,8 @@ pub(super) struct Pass<'a> {
     pub threads: usize,
     /// Says whether memory is used up.
     pub is_full: &'a (dyn Fn() -> bool + Sync),
+    /// Waits until the memory of a slice that was given up is free again.
+    pub settle: &'a (dyn Fn() + Sync),
     /// Told how many copies were counted since it was told last.
     pub counted: &'a (dyn Fn(u64) + Sync),
 }

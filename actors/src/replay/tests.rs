@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
@@ -19,6 +20,10 @@ use twice_log::{
 };
 use twice_store::{BillingCounts, Replay};
 
+use super::files::Files;
+use super::inputs::ReplayInputs;
+use super::pass::Pass;
+use super::slices::Slice;
 use super::{InProcessReplay, ReplayLimits};
 
 const PARTITIONS: u32 = 2;
@@ -393,6 +398,28 @@ fn die_after(world: &World, runs: &[StoredRunInputs], limits: &ReplayLimits, sli
     let ended = super::count::count(&world.archive, runs, limits, scope, runtime.handle(), &say);
     assert!(ended.is_err(), "it was to die");
     reached.into_inner().expect("lock")
+}
+
+#[test]
+fn halves_are_counted_when_the_slice_given_up_has_freed_its_memory() {
+    let (clicks, plan) = day();
+    let world = block_on(World::make(&clicks, &[], Vec::new()));
+    let inputs = ReplayInputs::of(&block_on(world.all_inputs(&[plan]))).expect("inputs");
+    let clicks = Files::new(world.archive.clone(), inputs.clicks.clone());
+    let verdicts = Files::new(world.archive.clone(), inputs.verdicts.clone());
+    let (runtime, is_full) = (super::child::runtime().expect("runtime"), AtomicBool::new(true));
+    let pass = Pass {
+        inputs: &inputs,
+        clicks: &clicks,
+        verdicts: &verdicts,
+        runtime: runtime.handle(),
+        threads: 1,
+        is_full: &|| is_full.load(Ordering::SeqCst),
+        settle: &|| is_full.store(false, Ordering::SeqCst),
+        counted: &|_| (),
+    };
+    let counts = super::count::count_halving(&pass, &Slice::all(), 1).expect("one halving suffices");
+    assert_eq!(counts.runs[0], world.model(&plan));
 }
 
 #[test]
