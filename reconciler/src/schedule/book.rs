@@ -71,11 +71,16 @@ impl RunBook {
     pub async fn refresh(&mut self, archive: &Archive) -> Result<()> {
         if !self.is_read {
             self.stale.extend(archive.run_hours(BillingPath::Lambda).await?);
+            // A replay begun later is somebody's, who ends it; only what a process before this one left is the schedule's.
+            let replayed = archive.run_hours(BillingPath::Kappa).await?;
+            self.stale.extend(&replayed);
+            self.open.extend(replayed);
             self.is_read = true;
         }
-        let hours: Vec<Hour> = self.stale.iter().copied().collect();
+        let hours: Vec<(Hour, bool)> =
+            self.stale.iter().map(|hour| (*hour, self.open.contains(hour))).collect();
         let mut lookups = futures::stream::iter(hours)
-            .map(|hour| async move { (hour, newest_run(archive, hour).await) })
+            .map(|(hour, may_be_open)| async move { (hour, newest_run(archive, hour, may_be_open).await) })
             .buffered(LOOKUPS_AT_ONCE);
         while let Some((hour, found)) = lookups.next().await {
             let (newest, is_open) = found?;
@@ -92,7 +97,7 @@ impl RunBook {
         Ok(())
     }
 
-    /// Returns hours whose newest run has no result: a crash came between inputs and result (G-4).
+    /// Returns hours whose newest run, of either path, has no result: a crash came between inputs and result (G-4).
     pub fn open(&self) -> &BTreeSet<Hour> {
         &self.open
     }
@@ -137,10 +142,18 @@ impl RunBook {
     }
 }
 
-/// Returns the newest run of an hour that was not given up, and whether the newest of all has no result.
-async fn newest_run(archive: &Archive, hour: Hour) -> Result<(Option<NewestRun>, bool)> {
-    let Some(run) = archive.latest_run(BillingPath::Lambda, hour).await? else { return Ok((None, false)) };
-    let is_open = run.result.is_none();
+/// Returns the newest run of an hour that was not given up, and whether the newest of all has no result; of a replay's it
+/// asks only where one may be open.
+async fn newest_run(archive: &Archive, hour: Hour, may_be_open: bool) -> Result<(Option<NewestRun>, bool)> {
+    let replayed = match may_be_open {
+        true => archive.latest_run(BillingPath::Kappa, hour).await?,
+        false => None,
+    };
+    let is_replay_open = replayed.is_some_and(|run| run.result.is_none());
+    let Some(run) = archive.latest_run(BillingPath::Lambda, hour).await? else {
+        return Ok((None, is_replay_open));
+    };
+    let is_open = run.result.is_none() || is_replay_open;
     let is_counted = run.result.is_some_and(|run| run.result.outcome != RunOutcome::Abandoned);
     let mut newest = is_counted.then_some(run.inputs.inputs.clone());
     let mut seq = run.inputs.inputs.seq;
