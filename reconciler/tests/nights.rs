@@ -2,10 +2,18 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
 use support::node::{HangAt, Node};
 use support::{at, campaign, click, hour, verdict};
 use twice_log::archive::{BillingPath, BillingStatus, RunOutcome};
 use twice_log::{Click, Day, Hour, UtcMillis, Verdict, VerdictClass};
+use twice_reconciler::compare::Explanation;
+use twice_reconciler::recompute::{
+    InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
+};
 use twice_reconciler::{Error, ProgressEvent, ReconcilerHandle};
 use twice_store::{BillingQuery, BillingRow, BillingStore, CampaignStore, PutCampaign};
 
@@ -191,6 +199,23 @@ async fn verdicts_in_three_waves_after_the_close_each_have_their_effect() {
 }
 
 #[actix::test]
+async fn a_verdict_that_names_the_hour_of_a_duplicate_restates_the_hour_that_billed_the_click() {
+    let (node, reconciler) = closed(&[one(1, HOUR_S - 10), one(1, HOUR_S + 5), one(2, HOUR_S + 10)]).await;
+    assert_eq!(row(&node, hour()).await.2, 1);
+    // So long after that only the hour it names tells where to look.
+    let decided = CLOSE_S + 30 * 24 * HOUR_S;
+    node.set_clock(at(decided + 60));
+    let named = Verdict { click_event_time: Some(at(HOUR_S + 5)), ..ruling(1, VerdictClass::Sivt, decided) };
+    node.append_verdicts(&[named]).await;
+    node.archive_all().await;
+    let swept = reconciler.sweep(None).await.expect("swept");
+    assert_eq!((swept.verdicts, swept.verdicts_without_click, swept.hours_with_verdicts), (1, 0, 2));
+    assert_eq!(row(&node, hour()).await, (2, BillingStatus::Final, 0, 0, 1, 0, "verdicts".to_owned()));
+    assert_eq!(row(&node, hour().plus(1)).await.0, 1, "the hour of the duplicate bills what it did");
+    reconciler.stop().await;
+}
+
+#[actix::test]
 async fn a_verdict_before_its_click_counts_and_one_without_a_click_is_counted_and_kept() {
     let node = Node::start().await;
     node.set_clock(at(CLOSE_S + 60));
@@ -306,6 +331,18 @@ async fn a_sweep_on_request_finds_what_is_acknowledged_and_not_yet_archived() {
 }
 
 #[actix::test]
+async fn a_day_closed_on_request_has_what_is_acknowledged_and_not_yet_archived() {
+    let node = Node::start().await;
+    node.set_clock(at(CLOSE_S + 60));
+    node.append(&[one(1, 10)]).await;
+    let reconciler = node.reconciler(false, HangAt::Nowhere);
+    let reports = reconciler.close_day(day(), None).await.expect("the day closes");
+    assert_eq!(reports.len(), 1);
+    assert!(is_final(&node, hour()).await);
+    reconciler.stop().await;
+}
+
+#[actix::test]
 async fn a_sweep_that_died_among_its_hours_misses_none_of_them() {
     let (node, reconciler) = closed(&[one(1, 10), one(2, HOUR_S + 10)]).await;
     reconciler.sweep(None).await.expect("swept");
@@ -337,4 +374,59 @@ async fn a_sweep_that_died_among_its_hours_misses_none_of_them() {
         assert_eq!((version, status, billable, invalid), (2, BillingStatus::Final, 0, 1), "{hour}");
     }
     resumed.stop().await;
+}
+
+/// Fails to count an hour for as long as it is told to.
+struct FailsIn {
+    inner: InProcessRecompute,
+    hour: Hour,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl Recompute for FailsIn {
+    async fn recompute(&self, request: RecomputeRequest) -> Result<Recomputed, Error> {
+        if self.fails.load(Ordering::SeqCst) && request.inputs_path.contains(&self.hour.to_string()) {
+            return Err(Error::Stopped);
+        }
+        self.inner.recompute(request).await
+    }
+
+    async fn explain(&self, request: RecomputeRequest) -> Result<Explanation, Error> {
+        self.inner.explain(request).await
+    }
+
+    async fn look_up(&self, request: RecomputeRequest) -> Result<LookedUp, Error> {
+        self.inner.look_up(request).await
+    }
+
+    async fn shadow(&self, request: RecomputeRequest) -> Result<ShadowReport, Error> {
+        self.inner.shadow(request).await
+    }
+}
+
+#[actix::test]
+async fn an_hour_that_cannot_be_run_is_owed_and_does_not_undo_what_the_sweep_did() {
+    let (node, reconciler) = closed(&[one(1, 10), one(2, HOUR_S + 10)]).await;
+    reconciler.stop().await;
+    let rulings = [1, 2].map(|id| ruling(id, VerdictClass::Sivt, CLOSE_S + 100));
+    node.append_verdicts(&rulings).await;
+    node.archive_all().await;
+    let inner = InProcessRecompute::new(node.archive.clone());
+    let recompute = Arc::new(FailsIn { inner, hour: hour(), fails: AtomicBool::new(true) });
+    let reconciler = node.reconciler_with(false, HangAt::Nowhere, recompute.clone());
+    for _ in 0..2 {
+        reconciler.sweep(None).await.expect_err("an hour fails");
+        let record = node.archive.newest_sweep().await.expect("read").expect("a record");
+        assert_eq!((record.seq, record.verdicts), (1, 2), "what says nothing new is not recorded");
+        assert_eq!((record.hours, record.owed), (vec![hour().plus(1)], vec![hour()]));
+    }
+    recompute.fails.store(false, Ordering::SeqCst);
+    let swept = reconciler.sweep(None).await.expect("swept");
+    assert_eq!((swept.verdicts, swept.hours.len()), (0, 1), "only what is owed is left");
+    let (version, status, billable, _, invalid, ..) = row(&node, hour()).await;
+    assert_eq!((version, status, billable, invalid), (2, BillingStatus::Final, 0, 1));
+    let record = node.archive.newest_sweep().await.expect("read").expect("a record");
+    assert_eq!((record.seq, record.owed), (2, Vec::new()));
+    reconciler.stop().await;
 }

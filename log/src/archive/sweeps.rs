@@ -1,7 +1,8 @@
 //! Records of sweeps: up to where stored verdicts were looked at for hours that are billed already (CR-9, CR-10).
 //!
-//! Guarantee: a record is put when every hour its sweep touched was run again, and not before; so what lies below the
-//! newest record's ends needs no second look, after any crash. Records are numbered from 1, each put once.
+//! Guarantee: a record is put when the run of every hour its sweep touched has ended, and not before, and names the hours
+//! whose run failed; so what lies below the newest record's ends needs no second look, after any crash. Records are
+//! numbered from 1, each put once.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ pub struct SweepRecord {
     pub verdicts_without_click: u64,
     /// Hours it had run again.
     pub hours: Vec<Hour>,
+    /// Hours whose run failed: the next sweep has them run, whatever else it finds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<Hour>,
 }
 
 impl Archive {

@@ -1,7 +1,9 @@
 //! Finds the clicks of verdicts that came after their hours were billed (CR-10).
 //!
 //! A verdict's click is looked for in the hour it names; one that names none, or is not found there, in the hours before
-//! the verdict arrived. The hash table of each join is built from the verdicts, slice by slice, and clicks only stream by:
+//! the verdict arrived. A verdict is on an identity, and the bill has one of its copies, which need not be the one that
+//! was named: once found, it touches the hour of every copy that is read.
+//! The hash table of the join is built from the verdicts, slice by slice, and clicks only stream by:
 //! memory does not grow with their number, and row groups of other campaigns are skipped.
 //! Guarantee: no verdict between the given positions is left out; what is not found is counted.
 
@@ -33,7 +35,8 @@ pub struct VerdictLookup {
     /// Verdicts at or above `from` and below `to` are looked at; a partition in neither has none.
     pub from: Vec<SweptEnd>,
     pub to: Vec<SweptEnd>,
-    /// Clicks of the hours that verdicts name, and of those before their arrival; none: only the hours named are asked.
+    /// Clicks of the hours that verdicts name and of those within the horizon of duplicates, and of the hours before
+    /// arrivals; none: only the hours named are asked.
     pub click_files: Vec<FileEntry>,
     /// How long before a verdict's arrival its click may have been.
     pub lookback_ms: u64,
@@ -63,32 +66,30 @@ pub struct LookedUp {
 const COUNT_SQL: &str = "SELECT count(*) AS verdicts FROM verdicts";
 const NAMED_SQL: &str = "SELECT DISTINCT CAST(click_event_time AS BIGINT) / 3600000 AS hour
     FROM verdicts WHERE click_event_time IS NOT NULL";
-/// Clicks in the hour that their verdict names.
-const IN_NAMED_HOUR_SQL: &str = "SELECT verdicts.generation, verdicts.partition, verdicts.log_offset,
-        CAST(clicks.event_time AS BIGINT) / 3600000 AS hour
+/// The hours of all copies of the verdicts' identities: whether it is the one the verdict names, and whether a copy is
+/// before the verdict's arrival; event times may run a little ahead of it.
+const COPIES_SQL: &str = "SELECT verdicts.generation, verdicts.partition, verdicts.log_offset,
+        CAST(clicks.event_time AS BIGINT) / 3600000 AS hour,
+        max(CASE WHEN CAST(clicks.event_time AS BIGINT) / 3600000 = CAST(verdicts.click_event_time AS BIGINT) / 3600000
+            THEN 1 ELSE 0 END) AS is_named,
+        max(CASE WHEN CAST(clicks.event_time AS BIGINT) >= CAST(verdicts.arrival_time AS BIGINT) - {lookback_ms}
+            AND CAST(clicks.event_time AS BIGINT) <= CAST(verdicts.arrival_time AS BIGINT) + 3600000
+            THEN 1 ELSE 0 END) AS is_before
     FROM verdicts
     JOIN clicks ON clicks.campaign_id = verdicts.campaign_id AND clicks.click_id = verdicts.click_id
-    WHERE CAST(clicks.event_time AS BIGINT) / 3600000 = CAST(verdicts.click_event_time AS BIGINT) / 3600000
     GROUP BY verdicts.generation, verdicts.partition, verdicts.log_offset, hour";
-const REST_SQL: &str = "SELECT verdicts.* FROM verdicts
+/// Verdicts with a click where it is looked for.
+const FOUND_SQL: &str = "SELECT DISTINCT generation, partition, log_offset FROM copies
+    WHERE is_named = 1 OR is_before = 1";
+const TOUCHED_SQL: &str = "SELECT copies.hour, CAST(copies.generation AS BIGINT) AS generation,
+        CAST(copies.partition AS BIGINT) AS partition, max(copies.log_offset) AS newest
+    FROM found
+    JOIN copies ON copies.generation = found.generation AND copies.partition = found.partition
+        AND copies.log_offset = found.log_offset
+    GROUP BY copies.hour, copies.generation, copies.partition";
+const LEFT_SQL: &str = "SELECT count(*) AS verdicts FROM verdicts
     LEFT ANTI JOIN found ON found.generation = verdicts.generation AND found.partition = verdicts.partition
         AND found.log_offset = verdicts.log_offset";
-/// Clicks before the arrival of their verdict; event times may run a little ahead of it.
-const BEFORE_ARRIVAL_SQL: &str = "SELECT rest.generation, rest.partition, rest.log_offset,
-        CAST(clicks.event_time AS BIGINT) / 3600000 AS hour
-    FROM rest
-    JOIN clicks ON clicks.campaign_id = rest.campaign_id AND clicks.click_id = rest.click_id
-    WHERE CAST(clicks.event_time AS BIGINT) >= CAST(rest.arrival_time AS BIGINT) - {lookback_ms}
-        AND CAST(clicks.event_time AS BIGINT) <= CAST(rest.arrival_time AS BIGINT) + 3600000
-    GROUP BY rest.generation, rest.partition, rest.log_offset, hour";
-const TOUCHED_SQL: &str =
-    "SELECT hour, CAST(generation AS BIGINT) AS generation, CAST(partition AS BIGINT) AS partition,
-        max(log_offset) AS newest
-    FROM (SELECT * FROM found UNION ALL SELECT * FROM found_before) AS all_found
-    GROUP BY hour, generation, partition";
-const LEFT_SQL: &str = "SELECT count(*) AS verdicts FROM rest
-    LEFT ANTI JOIN found_before ON found_before.generation = rest.generation
-        AND found_before.partition = rest.partition AND found_before.log_offset = rest.log_offset";
 
 /// Looks up the clicks of verdicts.
 ///
@@ -154,11 +155,10 @@ async fn look_up_slice(
     }
     let clicks = Files { below: lookup.click_files.clone(), cut: Vec::new() };
     engine.register(&session, "clicks", (Topic::AdClicks, &clicks, &lit(true)), slice)?;
-    let before = BEFORE_ARRIVAL_SQL.replace("{lookback_ms}", &lookup.lookback_ms.to_string());
+    let copies = COPIES_SQL.replace("{lookback_ms}", &lookup.lookback_ms.to_string());
     let action = "find the clicks of verdicts";
-    session.hold(action, "found", IN_NAMED_HOUR_SQL).await?;
-    session.hold(action, "rest", REST_SQL).await?;
-    session.hold(action, "found_before", &before).await?;
+    session.hold(action, "copies", &copies).await?;
+    session.hold(action, "found", FOUND_SQL).await?;
     answer.verdicts_without_click += sum(&session.query(action, LEFT_SQL).await?)?;
     for batch in session.query(action, TOUCHED_SQL).await? {
         for row in 0..batch.num_rows() {

@@ -1,12 +1,12 @@
 //! Finds billed hours that later events touch: clicks, verdicts, and rates their newest runs did not see (CR-9, CR-10).
 //!
 //! Guarantee: what a run did not see is found by comparing its recorded cutoffs, or the moment it was begun, with what is
-//! there now; verdicts are looked at from where the newest sweep record ends. Nothing is remembered that a crash could
-//! lose, and where nothing is new nothing is read but the manifests.
+//! there now; verdicts are looked at from where the newest sweep record ends, and hours it owes are touched again. Nothing
+//! is remembered that a crash could lose, and where nothing is new nothing is read but the manifests.
 //! Words: *touched* = to be run again; *position* = the ends of the newest sweep record, below which verdicts were
-//! looked at and what they touched was run again.
+//! looked at and what they touched was run again or is owed; *owed* = touched, and the run failed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -46,8 +46,22 @@ pub(super) struct SweepLook {
 pub(super) struct Touched {
     pub hours: BTreeSet<Hour>,
     pub report: SweepReport,
-    /// To be put once every hour was run again; `None` where it would say what the newest one says.
+    /// To be put once every hour's run has ended; `None` where nothing was looked at.
     pub record: Option<SweepRecord>,
+    /// The newest record's ends and hours owed: what says the same again is not put.
+    pub before: Option<(Vec<SweptEnd>, BTreeSet<Hour>)>,
+}
+
+impl Touched {
+    /// Returns the record to put when the runs of all hours but `owed` went well; `None` where it would be no news.
+    pub fn record(&self, owed: &BTreeSet<Hour>) -> Option<SweepRecord> {
+        let record = self.record.as_ref()?;
+        let hours: Vec<Hour> = self.hours.difference(owed).copied().collect();
+        let says_the_same =
+            self.before.as_ref().is_some_and(|(ends, before)| *ends == record.verdict_ends && before == owed);
+        let is_news = !hours.is_empty() || !says_the_same;
+        is_news.then(|| SweepRecord { hours, owed: owed.iter().copied().collect(), ..record.clone() })
+    }
 }
 
 /// Returns the newest moment at or before `now` at which a sweep is due.
@@ -63,12 +77,14 @@ impl SweepLook {
         let newest = self.deps.archive.newest_sweep().await?;
         let (interval, maturity) = (ms(self.config.sweep_interval_ms), ms(self.config.verdict_maturity_ms));
         let due_at = due_at(begun_at, interval, maturity);
-        if self.is_scheduled && newest.as_ref().is_some_and(|newest| newest.begun_at >= due_at) {
+        let is_done = |newest: &SweepRecord| newest.begun_at >= due_at && newest.owed.is_empty();
+        if self.is_scheduled && newest.as_ref().is_some_and(is_done) {
             return Ok(None);
         }
         let status = if self.is_scheduled { BillingStatus::Final } else { BillingStatus::Reconciled };
         if !self.is_scheduled {
-            self.archive_the_present(begun_at.hour()).await?;
+            let (config, index) = (self.config.clone(), Arc::clone(&self.index));
+            HourWork::beside_the_schedule(config, self.deps.clone(), index).archive_the_present().await?;
         }
         let mut book = self.book.lock().await;
         book.refresh(&self.deps.archive).await?;
@@ -90,38 +106,33 @@ impl SweepLook {
             hours_with_rates: rates.len() as u64,
             hours: Vec::new(),
         };
-        let hours: BTreeSet<Hour> = [clicks, rates, verdicts].into_iter().flatten().collect();
-        let seq = newest.as_ref().map_or(1, |newest| newest.seq + 1);
-        let is_news = !hours.is_empty() || newest.is_none_or(|newest| newest.verdict_ends != new.to);
-        let record = is_news.then(|| SweepRecord {
-            seq,
+        let before = newest.as_ref().map(|newest| {
+            (newest.verdict_ends.clone(), newest.owed.iter().copied().collect::<BTreeSet<Hour>>())
+        });
+        let owed = before.iter().flat_map(|(_, owed)| owed.iter().copied()).collect();
+        let hours = [clicks, rates, verdicts, owed].into_iter().flatten().collect();
+        let record = SweepRecord {
+            seq: newest.as_ref().map_or(1, |newest| newest.seq + 1),
             begun_at,
             verdict_ends: new.to,
             verdicts: report.verdicts,
             verdicts_without_click: report.verdicts_without_click,
-            hours: hours.iter().copied().collect(),
-        });
-        Ok(Some(Touched { hours, report, record }))
-    }
-
-    /// Brings the archive up to what is acknowledged by now: who asks for a sweep has just sent what it is to find. The
-    /// schedule's leaves what is still in the log to the next one.
-    async fn archive_the_present(&self, hour: Hour) -> Result<()> {
-        let index = Arc::clone(&self.index);
-        let work = HourWork::beside_the_schedule(self.config.clone(), self.deps.clone(), index);
-        let ends = work.ends(hour, &[]).await?;
-        work.archived(hour, &ends).await.map(|_| ())
+            hours: Vec::new(),
+            owed: Vec::new(),
+        };
+        Ok(Some(Touched { hours, report, record: Some(record), before }))
     }
 
     /// Finds hours whose clicks have another price by a rate recorded after their newest run was begun (CR-6).
     async fn with_later_rates(&self, book: &RunBook, status: BillingStatus) -> Result<BTreeSet<Hour>> {
-        let mut touched = BTreeSet::new();
         let runs = || book.runs().filter(|(_, run)| run.status >= status);
         let (Some(oldest), Some((last, _))) = (runs().map(|(_, run)| run.created_at).min(), runs().last())
         else {
-            return Ok(touched);
+            return Ok(BTreeSet::new());
         };
         let rates = self.deps.campaigns.rates_effective_before(last.end()).await?;
+        // Hours that a rate has a part in, and rates that the newest run of an hour may have read or not.
+        let (mut missed, mut doubtful) = (BTreeMap::new(), BTreeMap::new());
         for campaign in rates.chunk_by(|left, right| left.campaign_id == right.campaign_id) {
             for (index, rate) in campaign.iter().enumerate() {
                 if rate.recorded_at.plus_ms(RATE_SLACK_MS) < oldest {
@@ -129,27 +140,44 @@ impl SweepLook {
                 }
                 // In force until the next one takes over; one replaced at its own moment is never in force.
                 let next = campaign.get(index + 1).map(|next| next.effective_from);
-                let is_missed = |(hour, run): &(Hour, &NewestRun)| {
+                let may_miss = |(hour, run): &(Hour, &NewestRun)| {
                     run.created_at <= rate.recorded_at.plus_ms(RATE_SLACK_MS)
                         && rate.effective_from < hour.end()
                         && next.is_none_or(|next| next > hour.start() && next > rate.effective_from)
                 };
-                let mut hours = BTreeSet::new();
-                for (hour, run) in runs().filter(is_missed) {
-                    if run.created_at < rate.recorded_at || !self.has_read(hour, run.seq, rate).await? {
-                        hours.insert(hour);
+                for (hour, run) in runs().filter(may_miss) {
+                    if run.created_at < rate.recorded_at {
+                        missed.entry(rate).or_insert_with(BTreeSet::new).insert(hour);
+                    } else {
+                        doubtful.entry((hour, run.seq)).or_insert_with(BTreeSet::new).insert(rate);
                     }
                 }
-                touched.extend(self.with_rows(rate, &hours).await?);
             }
+        }
+        for ((hour, seq), rates) in doubtful {
+            for rate in self.not_read(hour, seq, rates).await? {
+                missed.entry(rate).or_default().insert(hour);
+            }
+        }
+        let mut touched = BTreeSet::new();
+        for (rate, hours) in missed {
+            touched.extend(self.with_rows(rate, &hours).await?);
         }
         Ok(touched)
     }
 
-    /// Returns whether a rate is among the inputs of a run.
-    async fn has_read(&self, hour: Hour, seq: u32, rate: &Rate) -> Result<bool> {
-        let inputs = self.deps.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
-        Ok(inputs.is_some_and(|stored| stored.inputs.rates.contains(rate)))
+    /// Returns those of the rates that are not among the inputs of a run. They are read once for all: both may be many.
+    async fn not_read<'r>(
+        &self,
+        hour: Hour,
+        seq: u32,
+        mut rates: BTreeSet<&'r Rate>,
+    ) -> Result<BTreeSet<&'r Rate>> {
+        let stored = self.deps.archive.run_inputs(BillingPath::Lambda, hour, seq).await?;
+        for read in stored.iter().flat_map(|stored| &stored.inputs.rates) {
+            rates.remove(read);
+        }
+        Ok(rates)
     }
 
     /// Returns those of the hours in which the rate's campaign has a row.
@@ -188,7 +216,11 @@ impl SweepLook {
             click_files: Vec::new(),
             lookback_ms,
         };
-        let named = self.ask(lookup.clone()).await?.named_hours;
+        // The copy named may be a duplicate: the one that was billed is within the horizon of it (CR-3).
+        let horizon = i64::from(self.config.nightly_horizon_hours);
+        let around = |hour: Hour| (-horizon..=horizon).map(move |apart| hour.plus(apart));
+        let named: BTreeSet<Hour> =
+            self.ask(lookup.clone()).await?.named_hours.into_iter().flat_map(around).collect();
         let before = hours_before(first, last, lookback_ms);
         let clicks = index.chains().filter(|chain| chain.topic == Topic::AdClicks);
         let files =
@@ -216,7 +248,7 @@ impl SweepLook {
 }
 
 fn nothing() -> Touched {
-    Touched { hours: BTreeSet::new(), report: SweepReport::default(), record: None }
+    Touched { hours: BTreeSet::new(), report: SweepReport::default(), record: None, before: None }
 }
 
 /// Returns the hours whose newest run did not see one of the verdicts found.

@@ -1,9 +1,10 @@
 //! The sweeps of the root actor: by the clock and on request, never beside a run.
 //!
-//! Guarantee: a sweep's record is put when every hour it touched was run again; a sweep that failed or was killed begins
-//! anew from the record before. Flow: wanted -> look (in place of a run) -> touched hours queue up -> record.
+//! Guarantee: a sweep's record is put when the run of every hour it touched has ended; hours whose run failed are owed by
+//! it, so that they do not keep the others' work from counting. A sweep whose look failed, or that was killed, begins anew
+//! from the record before. Flow: wanted -> look (in place of a run) -> touched hours queue up -> record.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -13,12 +14,13 @@ use twice_log::UtcMillis;
 use super::messages::SweepNow;
 use super::progress::{ProgressEvent, ProgressSender, SweepReport};
 use super::queue::Wanted;
-use super::reconciler_actor::{ReconcilerActor, collect, ms};
+use super::reconciler_actor::{ReconcilerActor, ms};
 use super::sweep::{SweepLook, Touched, due_at};
 use crate::error::{Error, Result, describe};
 use crate::metrics;
 
-/// Pause after a sweep that failed, milliseconds.
+/// Pause after a sweep that failed, milliseconds; doubled with each failure in a row, up to the interval of sweeps: an hour
+/// that cannot be run must not have all be looked through for ever.
 const PAUSE_MS: i64 = 600_000;
 
 /// A sweep that is to begin.
@@ -37,6 +39,8 @@ pub struct Sweeps {
     is_scheduled: bool,
     /// When the schedule looks again; `None`: at once, the archive says whether it is time.
     next_at: Option<UtcMillis>,
+    /// Of the schedule's, since one went well.
+    failures_in_a_row: u32,
 }
 
 impl Sweeps {
@@ -81,24 +85,33 @@ impl ReconcilerActor {
     }
 
     fn run_touched(&mut self, touched: Touched, asked: Asked, context: &mut Context<Self>) {
-        let Touched { hours, mut report, record } = touched;
+        let (hours, mut report) = (touched.hours.clone(), touched.report.clone());
         tracing::info!(hours = hours.len(), ?report, "swept for later events of billed hours");
         ::metrics::gauge!(metrics::VERDICTS_WITHOUT_CLICK).set(report.verdicts_without_click as f64);
         if let Some(progress) = &asked.progress {
             let _ = progress.send(ProgressEvent::Note { detail: summary(&report, hours.len()) });
         }
-        let wanted = hours.into_iter().map(|hour| match asked.reply {
-            Some(_) => Wanted::requested_restatement(hour),
-            None => Wanted::restated(hour),
+        let wanted = hours.iter().map(|hour| match asked.reply {
+            Some(_) => Wanted::requested_restatement(*hour),
+            None => Wanted::restated(*hour),
         });
         let answers = self.enqueue_watched(wanted, asked.progress.as_ref());
         let archive = self.deps.archive.clone();
         let ended = async move {
-            report.hours = collect(answers).await?;
-            if let Some(record) = record {
+            let (mut owed, mut failed) = (BTreeSet::new(), None);
+            for (hour, answer) in hours.into_iter().zip(answers) {
+                match answer.await.unwrap_or(Err(Error::Stopped)) {
+                    Ok(done) => report.hours.push(done),
+                    Err(error) => {
+                        owed.insert(hour);
+                        failed = failed.or(Some(error));
+                    }
+                }
+            }
+            if let Some(record) = touched.record(&owed) {
                 archive.put_sweep(&record).await?;
             }
-            Ok::<SweepReport, Error>(report)
+            failed.map_or(Ok::<SweepReport, Error>(report), Err)
         };
         context.spawn(ended.into_actor(self).map(|ended, actor, _| actor.sweep_ended(asked, ended)));
     }
@@ -109,16 +122,18 @@ impl ReconcilerActor {
         let outcome = if ended.is_ok() { "done" } else { "failed" };
         ::metrics::counter!(metrics::SWEEPS_TOTAL, "outcome" => outcome).increment(1);
         if let Err(error) = &ended {
-            tracing::warn!(error = %describe(error), "sweep failed, it begins anew");
+            tracing::warn!(error = %describe(error), "sweep failed, what it left is tried again");
         }
         match (asked.reply, ended) {
             (None, Ok(_)) => {
                 self.sweeps.is_scheduled = false;
+                self.sweeps.failures_in_a_row = 0;
                 self.sweeps.next_at = Some(due_at(now, interval, maturity).plus_ms(interval));
             }
             (None, Err(_)) => {
                 self.sweeps.is_scheduled = false;
-                self.sweeps.next_at = Some(now.plus_ms(PAUSE_MS.min(interval)));
+                self.sweeps.next_at = Some(now.plus_ms(pause_ms(self.sweeps.failures_in_a_row, interval)));
+                self.sweeps.failures_in_a_row = self.sweeps.failures_in_a_row.saturating_add(1);
             }
             (Some(reply), ended) => {
                 if let (Err(error), Some(progress)) = (&ended, &asked.progress) {
@@ -129,6 +144,11 @@ impl ReconcilerActor {
             }
         }
     }
+}
+
+/// Returns how long the schedule waits after a failure with so many before it in a row.
+fn pause_ms(failures_before: u32, interval_ms: i64) -> i64 {
+    PAUSE_MS.saturating_mul(1_i64 << failures_before.min(32)).min(interval_ms)
 }
 
 fn summary(report: &SweepReport, hours: usize) -> String {
@@ -154,5 +174,18 @@ impl Handler<SweepNow> for ReconcilerActor {
         let SweepNow { progress, reply } = request;
         self.sweeps.asked.push_front(Asked { progress, reply: Some(reply) });
         self.start_next(context);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_after_failed_sweeps_double_up_to_the_interval() {
+        let day = 86_400_000;
+        let pauses: Vec<i64> = (0..3).map(|failures| pause_ms(failures, day) / 60_000).collect();
+        assert_eq!(pauses, [10, 20, 40]);
+        assert_eq!((pause_ms(8, day), pause_ms(u32::MAX, day)), (day, day));
     }
 }
