@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use support::node::{HangAt, Node};
 use support::{at, campaign, click, hour, limits, verdict};
 use twice_log::archive::{Archive, BillingPath, RunOutcome};
-use twice_log::{Hour, VerdictClass, WallClock};
+use twice_log::{Hour, UtcMillis, VerdictClass, WallClock};
 use twice_reconciler::Error;
 use twice_reconciler::audit::{AuditDeps, AuditQuestion, AuditVerdict, audit};
 use twice_reconciler::compare::Explanation;
@@ -60,7 +60,7 @@ impl Recompute for Limited {
     }
 }
 
-async fn put_campaign(node: &Node, number: u8, cpc_micros: i64, from: i64) {
+async fn put_campaign(node: &Node, number: u8, cpc_micros: i64, from: i64, recorded_at: UtcMillis) {
     let put = PutCampaign {
         campaign_id: campaign(number),
         name: "a campaign".to_owned(),
@@ -69,14 +69,14 @@ async fn put_campaign(node: &Node, number: u8, cpc_micros: i64, from: i64) {
         daily_budget_micros: Some(9_000_000),
         effective_from: Some(at(from)),
     };
-    node.store.put_campaign(put, at(from)).await.expect("campaign is put");
+    node.store.put_campaign(put, recorded_at).await.expect("campaign is put");
 }
 
 /// Bills three hours, two of them more than once: late clicks, a verdict, another price, and a run that changes nothing.
 async fn billed() -> Node {
     let node = Node::start().await;
-    put_campaign(&node, 1, 250_000, -7_200).await;
-    put_campaign(&node, 2, 100, -7_200).await;
+    put_campaign(&node, 1, 250_000, -7_200, at(-7_200)).await;
+    put_campaign(&node, 2, 100, -7_200, at(-7_200)).await;
     node.set_clock(hour().plus(3).end());
     let clicks: Vec<_> = (1..=4).map(|number| click(number, u32::from(number), 10, 1, 0)).collect();
     node.append(&clicks).await;
@@ -91,7 +91,7 @@ async fn billed() -> Node {
     reconciler.reconcile(hour(), None).await.expect("run again");
     node.append_verdicts(&[verdict(1, 1, VerdictClass::Sivt, at(7_200), at(7_200))]).await;
     reconciler.reconcile(hour().plus(1), None).await.expect("run again");
-    put_campaign(&node, 2, 300, -3_600).await;
+    put_campaign(&node, 2, 300, -3_600, hour().plus(3).end()).await;
     reconciler.reconcile(hour(), None).await.expect("run again");
     let same = reconciler.reconcile(hour().plus(2), None).await.expect("run again");
     let same_again = reconciler.reconcile(hour().plus(2), None).await.expect("run again");
@@ -263,6 +263,7 @@ async fn a_version_that_was_committed_without_its_result_is_not_lost() {
     let recompute = Limited::new(&node.archive, u32::MAX);
     rebuild(&deps(&node, recompute), &store, None).await.expect("rebuilt");
     assert_eq!(answers(&store, &[]).await, answers(&node.store, &[]).await);
+    store.restore_rates(&recorded_rates(&node.archive).await.expect("rates")).await.expect("restored");
     prove(&node, &store).await;
 }
 
