@@ -269,6 +269,71 @@ const WITHOUT_TRIGGERS: &str =
     "DROP TRIGGER billing_rows_are_not_updated; DROP TRIGGER billing_rows_are_not_deleted;";
 
 #[actix::test]
+async fn moved_moments_and_marks_of_the_hour_are_named() {
+    let node = billed().await;
+    let copied = Copied::of(&node);
+    copied.edit_store(&format!(
+        "{WITHOUT_TRIGGERS} UPDATE billing_rows SET committed_at_us = committed_at_us + 1
+            WHERE campaign_id = '{}' AND version = 2",
+        campaign(1)
+    ));
+    assert!(reasons(&copied.audit(None).await, Check::Store, &name(1, 2)).contains("and its run at"));
+
+    let mode = format!("mode of {}", hour());
+    for (sql, object, reason) in [
+        ("DELETE FROM hour_modes", mode.as_str(), "has no such mark"),
+        ("UPDATE hour_modes SET committed_at_us = committed_at_us + 1", &mode, "and no result says so"),
+        (
+            "INSERT INTO hour_modes SELECT hour, committed_at_us + 1, 'kappa' FROM hour_modes",
+            &mode,
+            "and the newest result says lambda",
+        ),
+        ("DELETE FROM billed_hours", &format!("hour {}, path lambda", hour()), "billed by no run in"),
+    ] {
+        let copied = Copied::of(&node);
+        copied.edit_store(sql);
+        let found = reasons(&copied.audit(None).await, Check::Store, object);
+        assert!(found.contains(reason), "{sql}: {found}");
+    }
+}
+
+#[actix::test]
+async fn rates_left_out_and_files_named_twice_are_named() {
+    let node = billed().await;
+    let inputs = format!("runs/lambda/{}/000003.json", hour());
+    let copied = Copied::of(&node);
+    copied.rewrite(&inputs, |inputs| {
+        inputs["rates"].as_array_mut().expect("rates").remove(1);
+        let files = inputs["click_files"].as_array_mut().expect("files");
+        files.push(files[0].clone());
+    });
+    let certificate = copied.audit(None).await;
+    let left_out = format!("leave out the rate of {}", campaign(2));
+    assert!(reasons(&certificate, Check::Rates, &inputs).contains(&left_out));
+    assert!(reasons(&certificate, Check::FileLists, &inputs).contains("twice"));
+}
+
+#[actix::test]
+async fn edited_and_missing_differences_are_named() {
+    let node = billed().await;
+    let object = |number| format!("difference {} {} lambda", campaign(number), hour());
+    let copied = Copied::of(&node);
+    copied.edit_store(&format!(
+        "UPDATE divergence SET late = late + 1, fraud = fraud + 1 WHERE campaign_id = '{}';
+         UPDATE divergence SET unexplained = unexplained + 1 WHERE campaign_id = '{}';
+         DELETE FROM divergence WHERE campaign_id = '{}'",
+        campaign(1),
+        campaign(2),
+        campaign(3)
+    ));
+    let certificate = copied.audit(None).await;
+    assert!(reasons(&certificate, Check::Recount, &object(1)).contains("and counts to"));
+    assert!(reasons(&certificate, Check::Store, &object(2)).contains("do not add up"));
+    assert!(reasons(&certificate, Check::Recount, &object(3)).contains("is not in the billing store"));
+    assert_eq!(copied.audit(Some(4)).await.verdict, AuditVerdict::Proved, "another campaign's difference");
+}
+
+#[actix::test]
 async fn edited_missing_and_surplus_billing_rows_are_named_with_both_values() {
     let node = billed().await;
     let newest = format!("campaign_id = '{}' AND version = 2", campaign(2));
@@ -299,6 +364,19 @@ async fn edited_missing_and_surplus_billing_rows_are_named_with_both_values() {
     assert!(reasons(&edited, Check::Store, &name(2, 2)).contains("differs"));
     assert!(reasons(&edited, Check::Recount, &name(2, 2)).contains("billable is 9"));
     assert!(reasons(&edited, Check::Store, &name(1, 1)).contains("was edited"));
+
+    // Far beyond the newest version, of a run that never was.
+    let copied = Copied::of(&node);
+    copied.edit_store(&format!(
+        "PRAGMA foreign_keys = OFF;
+         INSERT INTO billing_rows SELECT hour, campaign_id, 'kappa', 4000000000, status, gross, duplicates, conflicts,
+            invalid_givt, invalid_sivt, billable, unpriced, amount_micros, currency, digest, 'kappa/{}/000001', reason,
+            committed_at_us FROM billing_rows WHERE {newest}",
+        hour()
+    ));
+    let stray = format!("row {} {} kappa version 4000000000", campaign(2), hour());
+    let found = reasons(&copied.audit(None).await, Check::Store, &stray);
+    assert!(found.contains("has committed nothing of the hour"), "{found}");
 
     // A later version, of a run that is known and with counts that are right.
     let copied = Copied::of(&node);

@@ -19,9 +19,9 @@ pub mod windows;
 
 pub use aggregates::{AggregateCounts, AggregateReader, AggregateRow, ArchiveAggregates};
 pub use billing::{
-    BillingCounts, BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery,
-    CountsDelta, Divergence, DivergenceRow, NewBillingRow, Page, Reason, Reconciliation, RestoredRun,
-    RunCommit, StreamState, UtcMicros, VersionLink, row_digest,
+    BilledMark, BillingCounts, BillingQuery, BillingRow, BillingStore, CommittedRun, Correction,
+    CorrectionsQuery, CountsDelta, Divergence, DivergenceRow, HourMarks, NewBillingRow, Page, Reason,
+    Reconciliation, RestoredRun, RunCommit, StreamState, UtcMicros, VersionLink, row_digest,
 };
 pub use campaigns::{Campaign, CampaignStore, PutCampaign};
 pub use cost::{Cost, CostMeter};

@@ -16,15 +16,14 @@ use twice_log::archive::{
 };
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Hour};
-use twice_store::{
-    BillingQuery, BillingRow, BillingStore, CommittedRun, Reconciliation, UtcMicros, row_digest,
-};
+use twice_store::{BillingRow, BillingStore, CommittedRun, HourMarks, Reconciliation, UtcMicros, row_digest};
 
 use super::certificate::{Check, NewestRun};
 use super::findings::Findings;
+use super::marks::Commit;
 use crate::error::Result;
 
-/// Rows or runs read at once.
+/// Runs read at once.
 const PAGE: u32 = 10_000;
 /// How long the result of a run that is committed may take to be put.
 const RESULT_GRACE: Duration = Duration::from_secs(2);
@@ -53,6 +52,10 @@ pub(super) struct PathHistory {
     /// Mode named by the newest result, with its moment.
     pub mode: Option<(UtcMicros, BillingPath)>,
     pub versions: BTreeMap<CampaignId, NewestVersion>,
+    /// The runs that wrote versions, by number.
+    pub commits: Vec<Commit>,
+    /// Numbers of the runs that the store has, and whose rows were compared.
+    pub in_store: BTreeSet<u32>,
     pub runs: u64,
 }
 
@@ -60,6 +63,7 @@ pub(super) struct PathHistory {
 pub(super) struct Historian<'a> {
     pub archive: &'a Archive,
     pub billing: &'a dyn BillingStore,
+    pub marks: &'a HourMarks,
     pub hour: Hour,
 }
 
@@ -86,7 +90,7 @@ impl Historian<'_> {
             let reason = format!("is missing: the billing store holds run {run_id}, which began with it");
             findings.add(Check::Records, inputs, reason);
         }
-        self.find_strangers(path, &numbers, findings).await?;
+        self.find_strangers(path, &history.in_store, findings).await?;
         history.runs = numbers.len() as u64;
         Ok(history)
     }
@@ -146,6 +150,10 @@ impl Historian<'_> {
             }
             None => self.note_missing(&result_path, "the run ended, or a later one began", findings).await?,
         }
+        if committed.is_some() {
+            history.in_store.insert(seq);
+        }
+        history.commits.extend(commit_of(&run_id, result.as_ref(), committed.as_ref()));
         let outcome = result.as_ref().map(|result| result.value.outcome);
         let ended = outcome.or(committed.map(|committed| committed.outcome));
         if let (Some(outcome), Some(inputs)) = (ended.filter(|end| *end != RunOutcome::Abandoned), inputs) {
@@ -225,51 +233,6 @@ impl Historian<'_> {
         if listed != result.aggregates {
             let list = layout::aggregate_set_path(key);
             findings.add(Check::Records, object, format!("names other files of aggregates than {list}"));
-        }
-        Ok(())
-    }
-
-    /// Finds row versions in the store that are of no run of the archive.
-    async fn find_strangers(
-        &self,
-        path: BillingPath,
-        numbers: &BTreeSet<u32>,
-        findings: &mut Findings,
-    ) -> Result<()> {
-        for version in 1.. {
-            let mut cursor = None;
-            let mut found = false;
-            loop {
-                let query = BillingQuery {
-                    from: self.hour,
-                    to: self.hour.plus(1),
-                    campaign: None,
-                    path: Some(path),
-                    version: Some(version),
-                    as_of: None,
-                    limit: PAGE,
-                    cursor,
-                };
-                let page = self.billing.billing(&query).await?;
-                found |= !page.rows.is_empty();
-                for row in &page.rows {
-                    let run: Option<RunKey> = row.run_id.parse().ok();
-                    let is_known = run.is_some_and(|run| {
-                        (run.path, run.hour) == (path, self.hour) && numbers.contains(&run.seq)
-                    });
-                    if !is_known && findings.covers(&row.counts.campaign_id) {
-                        let reason = format!("is of run {}, which the archive does not have", row.run_id);
-                        findings.add(Check::Store, name_of(row), reason);
-                    }
-                }
-                cursor = page.next_cursor;
-                if cursor.is_none() {
-                    break;
-                }
-            }
-            if !found {
-                return Ok(());
-            }
         }
         Ok(())
     }
@@ -396,7 +359,7 @@ fn compare_rows(
                     format!("is not in the billing store, and {object} names it"),
                 );
             }
-            Some(found) => compare_row(object, row, found, findings),
+            Some(found) => compare_row(object, row, (found, committed.committed_at), findings),
         }
     }
     for row in stored.into_values() {
@@ -406,7 +369,12 @@ fn compare_rows(
     }
 }
 
-fn compare_row(object: &str, row: &ResultRow, stored: &BillingRow, findings: &mut Findings) {
+fn compare_row(
+    object: &str,
+    row: &ResultRow,
+    (stored, moment): (&BillingRow, Option<UtcMicros>),
+    findings: &mut Findings,
+) {
     let name = name_of(stored);
     let counted = row_digest(stored.hour, &stored.counts);
     if counted != stored.digest {
@@ -422,6 +390,11 @@ fn compare_row(object: &str, row: &ResultRow, stored: &BillingRow, findings: &mu
         );
         findings.add(Check::Store, &name, reason);
     }
+    // Every answer as of a moment is decided by the row's own, not by its run's.
+    if let Some(moment) = moment.filter(|moment| *moment != stored.committed_at) {
+        let reason = format!("was committed at {}, and its run at {moment}", stored.committed_at);
+        findings.add(Check::Store, &name, reason);
+    }
     let of_store = (stored.version, stored.status, stored.reason.name());
     let of_result = (row.version, row.status, row.reason.as_str());
     if of_store != of_result {
@@ -431,6 +404,20 @@ fn compare_row(object: &str, row: &ResultRow, stored: &BillingRow, findings: &mu
         let reason = format!("is {} in the billing store, {} in {object}", text(of_store), text(of_result));
         findings.add(Check::Store, &name, reason);
     }
+}
+
+/// Returns the run as one that wrote versions, by its result; by the store where that is missing, which is a finding.
+fn commit_of(
+    run_id: &str,
+    result: Option<&Recorded<RunResult>>,
+    committed: Option<&CommittedRun>,
+) -> Option<Commit> {
+    let in_store = committed.and_then(|run| Some((run.committed_at?, run.mode)));
+    let (moment, mode) = match result.map(|result| &result.value) {
+        Some(result) => (result.committed_at.as_deref()?.parse().ok()?, result.mode),
+        None => in_store?,
+    };
+    Some(Commit { moment, run_id: run_id.to_owned(), mode })
 }
 
 /// Takes a result's rows as the newest versions, which must follow those before.

@@ -1,11 +1,10 @@
-//! What the audited run's inputs say, against the archive: file lists, seals, rules and rates.
+//! What the audited run's inputs say, against the archive: file lists, seals and rules.
 
 use std::collections::BTreeMap;
 
-use twice_log::archive::{Archive, FileEntry, FileKind, Rate, RunInputs, layout};
+use twice_log::archive::{Archive, FileEntry, FileKind, RunInputs, layout};
 use twice_log::event::Sha256Hex;
-use twice_log::{CampaignId, Hour, Topic, UtcMillis};
-use twice_store::CampaignStore;
+use twice_log::{Hour, Topic};
 
 use super::certificate::Check;
 use super::chains::{Chains, ReadHours};
@@ -30,8 +29,12 @@ pub(super) fn check_file_lists(object: &str, inputs: &RunInputs, chains: &Chains
     chains.check_partitions_named(object, &inputs.cutoffs, findings);
     let lists = [(FileKind::Clicks, &inputs.click_files), (FileKind::Verdicts, &inputs.verdict_files)];
     for (kind, listed) in lists {
-        let mut listed: BTreeMap<&str, &FileEntry> =
-            listed.iter().map(|file| (file.path.as_str(), file)).collect();
+        let (files, mut listed) = (listed, BTreeMap::<&str, &FileEntry>::new());
+        for file in files {
+            if listed.insert(&file.path, file).is_some() {
+                findings.add(Check::FileLists, object, format!("name {} twice", file.path));
+            }
+        }
         for file in chains.files_below(kind, &inputs.cutoffs) {
             match listed.remove(file.path.as_str()) {
                 None => {
@@ -120,46 +123,6 @@ pub(super) async fn check_rules(
                 Rules::decode(&path, &inputs.rules_sha256, &bytes)
             {
                 findings.add(Check::Rules, path, reason);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Checks that rates are in order and that the campaign store has recorded each of them.
-///
-/// # Errors
-/// `Store` if the store does not answer.
-pub(super) async fn check_rates(
-    object: &str,
-    inputs: &RunInputs,
-    campaigns: &dyn CampaignStore,
-    findings: &mut Findings,
-) -> Result<()> {
-    type Key<'a> = (&'a CampaignId, UtcMillis, UtcMillis);
-    let key = |rate: &Rate| (rate.effective_from, rate.recorded_at);
-    if !inputs
-        .rates
-        .is_sorted_by(|left, right| (&left.campaign_id, key(left)) < (&right.campaign_id, key(right)))
-    {
-        findings.add(Check::Rates, object, "list rates out of order, or one twice");
-    }
-    let recorded = campaigns.rates_effective_before(inputs.hour.end()).await?;
-    let recorded: BTreeMap<Key<'_>, &Rate> = recorded
-        .iter()
-        .map(|rate| ((&rate.campaign_id, rate.effective_from, rate.recorded_at), rate))
-        .collect();
-    for rate in &inputs.rates {
-        let text = |rate: &Rate| format!("{} {} micros", rate.currency, rate.cpc_micros);
-        let name = format!("the rate of {} from {}", rate.campaign_id, rate.effective_from);
-        match recorded.get(&(&rate.campaign_id, rate.effective_from, rate.recorded_at)) {
-            Some(found) if *found == rate => {}
-            Some(found) => {
-                let reason = format!("have {name} as {}, the campaign store as {}", text(rate), text(found));
-                findings.add(Check::Rates, object, reason);
-            }
-            None => {
-                findings.add(Check::Rates, object, format!("have {name}, which the campaign store has not"));
             }
         }
     }

@@ -9,17 +9,23 @@
 
 mod certificate;
 mod chains;
+mod divergence;
 mod files;
 mod findings;
 mod history;
 mod inputs;
+mod marks;
+mod rates;
 mod recount;
+mod strangers;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use twice_log::archive::{Archive, BillingPath, CountingSettings, Cutoff, RunInputs, RunKey, layout};
+use twice_log::archive::{
+    Archive, BillingPath, CountingSettings, Cutoff, RunInputs, RunKey, RunOutcome, layout,
+};
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Clock, Hour};
 use twice_store::{BillingStore, CampaignStore, Reconciliation, Replay};
@@ -88,7 +94,8 @@ async fn audit_once(
 ) -> Result<Certificate> {
     let hour = question.hour;
     let mut findings = Findings::of(question.campaign.clone());
-    let historian = Historian { archive: &deps.archive, billing: deps.billing.as_ref(), hour };
+    let marks = deps.billing.hour_marks(hour).await?;
+    let historian = Historian { archive: &deps.archive, billing: deps.billing.as_ref(), marks: &marks, hour };
     let mut histories = Vec::new();
     for path in PATHS {
         histories.push((path, historian.examine(path, stored, &mut findings).await?));
@@ -98,6 +105,7 @@ async fn audit_once(
     }
     let mode = deps.billing.mode(hour).await?;
     check_mode(mode, &histories, hour, &mut findings);
+    marks::check_marks(hour, &marks, &histories, &mut findings);
     let newest_runs = histories.iter().filter_map(|(_, history)| history.newest_run.clone()).collect();
     let runs = histories.iter().map(|(_, history)| history.runs).sum();
     let history = histories.into_iter().find(|(path, _)| *path == mode);
@@ -177,19 +185,24 @@ async fn examine_bill(
     inputs::check_file_lists(&object, &run.value, &chains, findings);
     inputs::check_seals(&deps.archive, &run.value, findings).await?;
     inputs::check_rules(&deps.archive, &run.value, findings).await?;
-    inputs::check_rates(&object, &run.value, deps.campaigns.as_ref(), findings).await?;
+    let rates_from = (&deps.archive, deps.campaigns.as_ref());
+    rates::check_rates(&object, &run.value, rates_from, findings).await?;
     let (files, file_bytes) =
         files::check_files(&deps.archive, &run.value, deps.limits.threads, findings).await?;
     files::find_orphans(&deps.archive, &run.value, &chains, findings).await?;
     drop(chains); // counting needs the memory
     let stored = recount::newest_rows(deps.billing.as_ref(), hour, mode).await?;
     let mut figures = Figures { files, file_bytes, ..figures };
+    let mut counted = None;
     let rows = match recount::recount(deps, &run).await {
-        Ok((recounted, copies, cost)) => {
-            figures.copies = copies;
-            figures.recount_seconds = cost.wall_seconds;
-            figures.recount_rss_peak_bytes = cost.rss_peak_bytes;
-            recount::compare(hour, mode, recounted, &history.versions, &stored, findings)
+        Ok(recounted) => {
+            figures.copies = recounted.copies;
+            figures.recount_seconds = recounted.cost.wall_seconds;
+            figures.recount_rss_peak_bytes = recounted.cost.rss_peak_bytes;
+            // An identical run stored no differences: those of the run before it stand.
+            let is_stored = history.newest_run.is_some_and(|run| run.outcome == RunOutcome::Committed);
+            counted = recounted.divergence.filter(|_| is_stored);
+            recount::compare(hour, mode, recounted.rows, &history.versions, &stored, findings)
         }
         // Not a reason to say nothing: all other checks stand.
         Err(error) => {
@@ -197,6 +210,8 @@ async fn examine_bill(
             Vec::new()
         }
     };
+    let billing = deps.billing.as_ref();
+    divergence::check_divergence(billing, (hour, mode), counted, &stored, findings).await?;
     Ok(Examined { run: Some(audited_run(mode, hour, run, result_sha256)), rows, figures })
 }
 

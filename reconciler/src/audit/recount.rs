@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use twice_log::archive::{BillingPath, RunInputs, StoredRunInputs, layout};
 use twice_log::{CampaignId, Hour};
-use twice_store::{BillingCounts, BillingQuery, BillingRow, BillingStore, Cost, row_digest};
+use twice_store::{BillingCounts, BillingQuery, BillingRow, BillingStore, Cost, Divergence, row_digest};
 
 use super::AuditDeps;
 use super::certificate::{CertifiedRow, Check};
 use super::findings::Findings;
 use super::history::{NewestVersion, Recorded, name_of};
 use crate::error::{Error, Result};
-use crate::recompute::{RecomputeRequest, ResourceLimits, Task};
+use crate::recompute::{RecomputeRequest, Recomputed, ResourceLimits, Task};
 
 /// Rows read at once.
 const PAGE: u32 = 10_000;
@@ -21,16 +21,22 @@ const PAGE: u32 = 10_000;
 /// Rows counted again, by campaign.
 pub(super) type Recounted = BTreeMap<CampaignId, BillingCounts>;
 
+/// What a run counts to.
+pub(super) struct Recount {
+    pub rows: Recounted,
+    /// `None` for kappa, whose causes are those the recompute found.
+    pub divergence: Option<Vec<Divergence>>,
+    pub copies: u64,
+    pub cost: Cost,
+}
+
 /// Counts the run again.
 ///
 /// # Errors
 /// Whatever kept it from being counted; the audit makes a finding of it where the run's objects are to blame.
-pub(super) async fn recount(
-    deps: &AuditDeps,
-    inputs: &Recorded<RunInputs>,
-) -> Result<(Recounted, u64, Cost)> {
+pub(super) async fn recount(deps: &AuditDeps, inputs: &Recorded<RunInputs>) -> Result<Recount> {
     let RunInputs { path, hour, seq, .. } = inputs.value;
-    let (rows, copies, cost) = match path {
+    let (rows, divergence, copies, cost) = match path {
         BillingPath::Lambda => {
             let request = RecomputeRequest {
                 archive: deps.archive_location.clone(),
@@ -42,7 +48,8 @@ pub(super) async fn recount(
                 aggregates_dir: None,
             };
             let recomputed = deps.recompute.recompute(request).await?;
-            (recomputed.rows, recomputed.summary.copies, recomputed.summary.cost)
+            let Recomputed { rows, divergence, summary, .. } = recomputed;
+            (rows, Some(divergence), summary.copies, summary.cost)
         }
         BillingPath::Kappa => {
             let Some(replay) = &deps.replay else {
@@ -52,10 +59,11 @@ pub(super) async fn recount(
             let stored = StoredRunInputs { inputs: inputs.value.clone(), sha256: inputs.sha256.clone() };
             let replayed = replay.replay(std::slice::from_ref(&stored), None).await?;
             let hour = replayed.hours.into_iter().find(|replayed| replayed.hour == hour);
-            (hour.map(|hour| hour.rows).unwrap_or_default(), replayed.copies, replayed.cost)
+            (hour.map(|hour| hour.rows).unwrap_or_default(), None, replayed.copies, replayed.cost)
         }
     };
-    Ok((rows.into_iter().map(|row| (row.campaign_id.clone(), row)).collect(), copies, cost))
+    let rows = rows.into_iter().map(|row| (row.campaign_id.clone(), row)).collect();
+    Ok(Recount { rows, divergence, copies, cost })
 }
 
 /// Reads the newest version of each row of the hour and path.

@@ -21,8 +21,8 @@ use twice_reconciler::recompute::{
 };
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
 use twice_store::{
-    BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery, DivergenceRow, Page,
-    Reconciliation, RestoredRun, RunCommit, SqliteStore, UtcMicros,
+    BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery, DivergenceRow,
+    HourMarks, Page, Reconciliation, RestoredRun, RunCommit, SqliteStore, UtcMicros,
 };
 
 use super::model;
@@ -234,6 +234,10 @@ impl BillingStore for HangingBilling {
 
     async fn mode(&self, hour: Hour) -> twice_store::Result<BillingPath> {
         self.inner.mode(hour).await
+    }
+
+    async fn hour_marks(&self, hour: Hour) -> twice_store::Result<HourMarks> {
+        self.inner.hour_marks(hour).await
     }
 
     async fn newest_cutoffs(&self) -> twice_store::Result<Vec<Cutoff>> {

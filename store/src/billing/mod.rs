@@ -22,6 +22,7 @@ use twice_log::event::{Sha256Hex, TimeError};
 use twice_log::{CampaignId, Currency, Hour, UtcMillis};
 
 use crate::error::Result;
+use crate::modes::HourMode;
 
 pub use corrections::{Correction, CorrectionsQuery, CountsDelta, VersionLink};
 pub use digest::{canonical_row, row_digest};
@@ -232,6 +233,24 @@ pub struct Reconciliation {
     pub inputs_sha256: Sha256Hex,
 }
 
+/// That a path has billed an hour, since its first commit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BilledMark {
+    pub path: BillingPath,
+    pub committed_at: UtcMicros,
+    pub run_id: String,
+}
+
+/// What the store keeps of one hour beside its runs and rows; every list of billed hours is read from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HourMarks {
+    /// Oldest first.
+    pub modes: Vec<HourMode>,
+    pub billed: Vec<BilledMark>,
+    /// The numbers of versions that rows of the hour have, each once.
+    pub versions: Vec<(BillingPath, u32)>,
+}
+
 /// Which billing rows to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BillingQuery {
@@ -335,6 +354,9 @@ pub trait BillingStore: Send + Sync + 'static {
 
     /// Returns the path in force of an hour: fixed by its first commit, before that the mode set for it.
     async fn mode(&self, hour: Hour) -> Result<BillingPath>;
+
+    /// Returns what is kept of an hour beside its runs and rows.
+    async fn hour_marks(&self, hour: Hour) -> Result<HourMarks>;
 
     /// Returns the highest cutoff any committed run had, per partition; no later run may go below (G-3).
     async fn newest_cutoffs(&self) -> Result<Vec<Cutoff>>;

@@ -11,10 +11,11 @@ use twice_log::{CampaignId, Generation, Hour, LogOffset, PartitionId, Topic};
 use super::cursor::{self, fetch_limit};
 use super::{SqliteStore, columns, database, modes};
 use crate::billing::{
-    BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery, DivergenceRow, Page,
-    Reconciliation, RestoredRun, RunCommit, UtcMicros,
+    BilledMark, BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery,
+    DivergenceRow, HourMarks, Page, Reconciliation, RestoredRun, RunCommit, UtcMicros,
 };
 use crate::error::{Error, Result};
+use crate::modes::HourMode;
 
 const LIST_BILLING: &str = "billing";
 const LIST_DIVERGENCE: &str = "divergence";
@@ -122,6 +123,11 @@ impl BillingStore for SqliteStore {
         modes::mode_at(&mut transaction, hour, i64::MAX).await
     }
 
+    async fn hour_marks(&self, hour: Hour) -> Result<HourMarks> {
+        let mut transaction = self.begin_read().await?;
+        read_hour_marks(&mut transaction, hour).await
+    }
+
     async fn newest_cutoffs(&self) -> Result<Vec<Cutoff>> {
         let mut transaction = self.begin_read().await?;
         let builder =
@@ -147,6 +153,31 @@ impl SqliteStore {
         builder.push(" ORDER BY r.hour");
         fetch(builder, &mut transaction, "list billed hours", columns::hour).await
     }
+}
+
+async fn read_hour_marks(transaction: &mut Transaction<'_, Sqlite>, hour: Hour) -> Result<HourMarks> {
+    let select = |from: &str, order: &str| {
+        let mut builder = QueryBuilder::<Sqlite>::new(from);
+        builder.push(" WHERE hour = ").push_bind(hour.since_epoch()).push(" ORDER BY ").push(order);
+        builder
+    };
+    let modes = select("SELECT * FROM hour_modes", "committed_at_us");
+    let modes = fetch(modes, transaction, "read modes of an hour", |row| {
+        let (path, committed_at) = (columns::path(row)?, columns::committed_at(row)?);
+        Ok(HourMode { hour, path, committed_at })
+    });
+    let modes = modes.await?;
+    let billed = select("SELECT * FROM billed_hours", "path");
+    let billed = fetch(billed, transaction, "read marks of an hour", |row| {
+        let (path, committed_at) = (columns::path(row)?, columns::committed_at(row)?);
+        Ok(BilledMark { path, committed_at, run_id: columns::text(row, "run_id")?.to_owned() })
+    });
+    let billed = billed.await?;
+    let versions = select("SELECT DISTINCT path, version FROM billing_rows", "path, version");
+    let versions = fetch(versions, transaction, "read an hour's versions", |row| {
+        Ok((columns::path(row)?, columns::number(row, "version")?))
+    });
+    Ok(HourMarks { modes, billed, versions: versions.await? })
 }
 
 /// Returns what the run committed, its mode as it was then.
