@@ -151,10 +151,14 @@ impl<'a> HourRecompute<'a> {
         Ok(Self { archive, inputs, relations, engine, size, memory, rules, seals })
     }
 
-    /// Reads every column of other hours, for statements that this build does not know.
-    pub fn with_every_column(mut self) -> Self {
+    /// Reads every column of other hours, for statements that this build does not know, and lets them spill less.
+    ///
+    /// # Errors
+    /// `Engine` if the engine refuses.
+    pub fn for_foreign_statements(mut self) -> Result<Self> {
         self.relations.columns = Columns::Every;
-        self
+        self.engine.bound_spill()?;
+        Ok(self)
     }
 
     /// Cuts all campaigns into ranges.

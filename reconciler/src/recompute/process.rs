@@ -4,14 +4,19 @@
 //! closing summary line is an error, never a smaller bill.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 use twice_store::child::{ChildCommand, ChildError};
 
 use super::child::{Answer, Gathering};
 use super::{LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
+
+/// How long a shadow run may take: many times what both statements take over the largest hour.
+const SHADOW_TIME_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Runs each recompute in a child process: `program arguments…`, which must end in `recompute::child::run`.
 #[derive(Debug, Clone)]
@@ -78,6 +83,13 @@ impl Recompute for ProcessRecompute {
     }
 
     async fn shadow(&self, request: RecomputeRequest) -> Result<ShadowReport> {
-        self.answer(request).await?.into_shadow()
+        // A candidate may join everything with everything. Dropping the answer kills the child, busy as it may be.
+        match timeout(SHADOW_TIME_MAX, self.answer(request)).await {
+            Ok(answer) => answer?.into_shadow(),
+            Err(_) => {
+                let minutes = SHADOW_TIME_MAX.as_secs() / 60;
+                Err(Error::Candidate { reason: format!("it took longer than {minutes} minutes") })
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ use super::relations::{Files, Relations, engine_schema};
 use super::scan::FilesTable;
 use super::share::{means_one, plan_sharing};
 use super::slices::Slice;
+use super::spill;
 use super::split::in_part;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,8 @@ const PRIMARY_URL: &str = "archive://root/";
 const SECONDARY_URL: &str = "archive://secondary/";
 /// One part in so many of the memory for rows may be rows of other hours.
 const RELATED_PARTS: u64 = 4;
+/// One part in so many of what may be spilled is for statements of others.
+const FOREIGN_SPILL_PARTS: u64 = 8;
 
 /// The engine: one memory pool and one spill folder for every slice.
 #[derive(Debug)]
@@ -51,7 +54,8 @@ impl Engine {
     pub fn new(archive: &Archive, spill_dir: &Path, pool_bytes: u64, streams: usize) -> Result<Self> {
         let memory = usize::try_from(pool_bytes).unwrap_or(usize::MAX);
         let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_path_buf()]));
+            .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_path_buf()]))
+            .with_max_temp_directory_size(spill::bytes_max(spill_dir));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
             .with_disk_manager_builder(disk)
@@ -63,6 +67,16 @@ impl Engine {
         }
         let related_bytes_max = pool_bytes / RELATED_PARTS;
         Ok(Self { runtime, streams: streams.max(1), related_bytes_max, archive: archive.clone() })
+    }
+
+    /// Lets statements spill no more than a part of what a recompute may: they are somebody's attempt.
+    ///
+    /// # Errors
+    /// `Engine` if the engine refuses.
+    pub fn bound_spill(&self) -> Result<()> {
+        let disk = &self.runtime.disk_manager;
+        let bytes = disk.max_temp_directory_size() / FOREIGN_SPILL_PARTS;
+        disk.set_max_temp_directory_size(bytes).map_err(Error::engine("bound the spill folder"))
     }
 
     /// Opens a session in which the relations hold one slice.

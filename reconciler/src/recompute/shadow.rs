@@ -103,7 +103,8 @@ pub(super) async fn shadow_inputs(
     sql: &str,
     campaign: Option<&CampaignId>,
 ) -> Result<ShadowReport> {
-    let hour = HourRecompute::open(archive, inputs, limits, memory, Vec::new()).await?.with_every_column();
+    let hour = HourRecompute::open(archive, inputs, limits, memory, Vec::new()).await?;
+    let hour = hour.for_foreign_statements()?;
     let ranges = match campaign {
         Some(campaign) => vec![hour.range_of(campaign).await?],
         None => hour.ranges().await?,

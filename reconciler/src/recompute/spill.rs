@@ -6,12 +6,32 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statvfs};
 
 /// Names begin with this, so that nothing else in the folder is touched.
 const PREFIX: &str = "twice-recompute-";
 /// Attempts to make a folder: another process may remove it between its making and its lock.
 const ATTEMPTS: u32 = 8;
+
+/// One part in so many of the disk stays free: the node's log is on it too, and refuses clicks below its reserve, which
+/// is as much unless it is set otherwise.
+const KEPT_PARTS: u64 = 20;
+/// What may be spilled to a disk that is fuller than that.
+const BYTES_MIN: u64 = 64 << 20;
+
+/// Returns how many bytes may be spilled to `folder`, by what its disk has free now.
+pub fn bytes_max(folder: &Path) -> u64 {
+    // The folder may not be made yet.
+    let disk = folder.ancestors().find_map(|folder| statvfs(folder).ok());
+    disk.map_or(BYTES_MIN, |disk| {
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        bytes_above_reserve(bytes(disk.f_bavail), bytes(disk.f_blocks))
+    })
+}
+
+fn bytes_above_reserve(free: u64, size: u64) -> u64 {
+    free.saturating_sub(size / KEPT_PARTS).max(BYTES_MIN)
+}
 
 /// A folder of this process alone; removed with everything in it when dropped.
 #[derive(Debug)]
@@ -74,6 +94,15 @@ fn lock_of_dead(path: &Path) -> Option<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_spilled_leaves_the_reserve() {
+        let gibibytes = |number: u64| number << 30;
+        assert_eq!(bytes_above_reserve(gibibytes(30), gibibytes(100)), gibibytes(25));
+        assert_eq!(bytes_above_reserve(gibibytes(4), gibibytes(100)), BYTES_MIN);
+        let root = tempfile::tempdir().expect("folder");
+        assert!(bytes_max(&root.path().join("not/made/yet")) >= BYTES_MIN);
+    }
 
     #[test]
     fn folders_of_the_dead_are_swept_and_those_of_the_living_stay() {
