@@ -16,8 +16,7 @@ use crate::trim::Trimming;
 /// Real-time windows stay this long after their hour, and in any case until it is billed.
 const KEPT_HOURS: i64 = 6;
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
-/// In turns of the gauges.
-const WINDOWS_EVERY: u32 = 300;
+const WINDOWS_EVERY: Duration = Duration::from_secs(300);
 
 /// What housekeeping works with.
 pub struct Housekeeping {
@@ -39,22 +38,25 @@ impl Housekeeping {
                 trimming.run().await;
             }
         };
-        tokio::join!(self.space.clone().watch(), self.take_turns(), trim);
+        // Side by side: forgetting a day's windows takes long, and the gauges are looked at meanwhile.
+        tokio::join!(self.space.clone().watch(), self.refresh_gauges(), self.watch_windows(), trim);
     }
 
-    async fn take_turns(&self) {
-        let mut every = tokio::time::interval(GAUGES_EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut turn: u32 = 0;
+    async fn refresh_gauges(&self) {
+        let mut every = turns(GAUGES_EVERY);
         loop {
             every.tick().await;
             self.status.look().await;
-            if turn.is_multiple_of(WINDOWS_EVERY)
-                && let Err(error) = self.forget_windows().await
-            {
+        }
+    }
+
+    async fn watch_windows(&self) {
+        let mut every = turns(WINDOWS_EVERY);
+        loop {
+            every.tick().await;
+            if let Err(error) = self.forget_windows().await {
                 tracing::warn!(error = format!("{error:#}"), "cannot forget old real-time windows");
             }
-            turn = turn.wrapping_add(1);
         }
     }
 
@@ -71,4 +73,10 @@ impl Housekeeping {
         }
         Ok(())
     }
+}
+
+fn turns(every: Duration) -> tokio::time::Interval {
+    let mut turns = tokio::time::interval(every);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    turns
 }

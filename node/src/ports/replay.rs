@@ -34,7 +34,7 @@ impl api::ReplayControl for ReplayStarts {
         let (sender, receiver) = mpsc::unbounded_channel();
         let reconciler = self.reconciler.clone();
         // A task of its own: a client that goes away must not stop what it started.
-        tokio::spawn(async move {
+        self.reconciler.spawn(async move {
             reconciler.replay(order, sender).await;
             drop(turn);
         });

@@ -7,16 +7,19 @@
 use std::collections::BTreeMap;
 
 use twice_log::Hour;
-use twice_log::archive::{BillingPath, BillingStatus, RunInputs};
+use twice_log::archive::{BillingPath, BillingStatus, RunInputs, StoredRunInputs};
 
 use super::hour_actor::HourWork;
 use super::inputs::reads_the_same;
 use super::messages::{CloseHour, Trigger};
 use super::progress::HourReport;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, describe};
 
 /// The paths in the order in which they commit.
 pub(super) const PATHS: [BillingPath; 2] = [BillingPath::Kappa, BillingPath::Lambda];
+
+/// Run numbers that others may take while a close tries for one; more is no race any more.
+const NUMBERS_TAKEN_MAX: u32 = 8;
 
 /// The newest run of each path of an hour.
 type Newest = BTreeMap<BillingPath, RunInputs>;
@@ -50,14 +53,41 @@ impl HourWork {
         let (mut newest, mut ended) = (Newest::new(), None);
         for path in PATHS {
             let Some(run) = self.deps.archive.latest_run(path, hour).await? else { continue };
-            if run.result.is_none()
-                && let Some(report) = self.resume(&run.inputs).await?
-            {
-                ended = Some((run.inputs.inputs.clone(), report));
+            if run.result.is_none() {
+                match self.resume(&run.inputs).await {
+                    Ok(Some(report)) => ended = Some((run.inputs.inputs.clone(), report)),
+                    Ok(None) => {}
+                    // A replay asked for beside the bill, which cannot be counted, must not hold the bill up.
+                    Err(error) if self.is_beside_the_bill(path, hour).await? => {
+                        tracing::warn!(%hour, %path, error = %describe(&error), "a run beside the bill stays open");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             newest.insert(path, run.inputs.inputs);
         }
         Ok((newest, ended))
+    }
+
+    /// Returns whether the path's rows are counted for comparison only.
+    async fn is_beside_the_bill(&self, path: BillingPath, hour: Hour) -> Result<bool> {
+        Ok(path == BillingPath::Kappa && self.deps.billing.mode(hour).await? == BillingPath::Lambda)
+    }
+
+    /// Records the inputs under the next number that is free, and returns them.
+    ///
+    /// A replay or a change of mode may have taken the number meanwhile, with inputs of its own: that run is ended first.
+    pub(super) async fn record_own(&self, mut inputs: RunInputs) -> Result<StoredRunInputs> {
+        for _ in 0..NUMBERS_TAKEN_MAX {
+            let stored = self.record(&inputs).await?;
+            if reads_the_same(&stored.inputs, &inputs) {
+                return Ok(stored);
+            }
+            self.resume(&stored).await?;
+            inputs.seq += 1;
+        }
+        Err(Error::Contradiction { reason: format!("others take the run numbers of {}", inputs.hour) })
     }
 
     /// Records the same inputs for each path that counts the hour, then counts and commits path by path.
@@ -65,7 +95,7 @@ impl HourWork {
         let mut recorded = Vec::new();
         for path in self.paths_of(inputs.hour).await? {
             let seq = newest.get(&path).map_or(1, |run| run.seq + 1);
-            recorded.push(self.record(&RunInputs { path, seq, ..inputs.clone() }).await?);
+            recorded.push(self.record_own(RunInputs { path, seq, ..inputs.clone() }).await?);
         }
         if let [kappa, lambda] = recorded.as_slice() {
             return self.run_beside(kappa, lambda).await;

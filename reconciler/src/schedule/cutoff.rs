@@ -79,6 +79,17 @@ impl HourWork {
         }
     }
 
+    /// Brings the archive up to what is acknowledged by now: who asks for work has just sent what it is to find. The
+    /// schedule leaves what is still in the log to its next turn.
+    ///
+    /// # Errors
+    /// Those of [`HourWork::archived`].
+    pub(super) async fn archive_the_present(&self) -> Result<()> {
+        let hour = self.deps.clock.now().hour();
+        let ends = self.ends(hour, &[]).await?;
+        self.archived(hour, &ends).await.map(|_| ())
+    }
+
     async fn ask_archivers(&self, behind: &[Behind]) {
         let generation = self.deps.log.generation();
         for Behind { chain, end, .. } in behind.iter().filter(|behind| behind.chain.generation == generation)

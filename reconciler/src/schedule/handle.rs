@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Addr, Arbiter, System};
+use actix::{Actor, Addr, Arbiter, ArbiterHandle, System};
 use object_store::ObjectStore;
 use tokio::sync::oneshot;
 use twice_log::archive::{Archive, BillingPath, RunOutcome, layout};
@@ -66,7 +66,7 @@ impl Reconciler {
         let actor = ReconcilerActor::new(config.clone(), deps.clone());
         let actor = ReconcilerActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
         let replays = Replays::new(config.clone(), deps.clone());
-        Ok(ReconcilerHandle { actor, config, deps, replays })
+        Ok(ReconcilerHandle { actor, arbiter: arbiter.handle(), config, deps, replays })
     }
 }
 
@@ -74,12 +74,19 @@ impl Reconciler {
 #[derive(Clone)]
 pub struct ReconcilerHandle {
     actor: Addr<ReconcilerActor>,
+    arbiter: ArbiterHandle,
     config: ReconcilerConfig,
     deps: ReconcilerDeps,
     replays: Replays,
 }
 
 impl ReconcilerHandle {
+    /// Does `work` on the reconciler's own thread: comparing and hashing rows must not hold up requests on the asker's.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // A reconciler that has stopped drops the work; whoever listens to it hears the end.
+        self.arbiter.spawn(work);
+    }
+
     /// Closes `hour` at once, at the offsets present, and waits for the end. A billed hour is run again.
     ///
     /// Only one hour runs at a time; requests go before the schedule. Progress ends with one `Done` or `Failed`.

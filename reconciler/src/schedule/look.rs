@@ -10,11 +10,14 @@ use twice_log::{Day, Hour};
 use super::book::RunBook;
 use super::due::{DueSettings, Sightings};
 use super::handle::ReconcilerDeps;
+use super::hour_actor::HourWork;
+use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
 
 /// What a look reads, and by which settings it judges.
 #[derive(Clone)]
 pub struct Look {
+    pub config: ReconcilerConfig,
     pub deps: ReconcilerDeps,
     pub index: Arc<Mutex<ManifestIndex>>,
     pub sightings: Arc<Mutex<Sightings>>,
@@ -65,11 +68,17 @@ impl Look {
         if self.deps.clock.now() < day.end() {
             return Err(Error::DayNotOver { day: day.to_string(), end: day.end() });
         }
-        let mut index = self.index.lock().await;
-        index.refresh().await?;
+        let (config, index) = (self.config.clone(), Arc::clone(&self.index));
+        HourWork::beside_the_schedule(config, self.deps.clone(), index).archive_the_present().await?;
+        // Never both locks at once: a sweep takes them in the other order.
+        let with_clicks = {
+            let mut index = self.index.lock().await;
+            index.refresh().await?;
+            index.click_hours().clone()
+        };
         let mut book = self.book.lock().await;
         book.refresh(&self.deps.archive).await?;
-        let counts = |hour: &Hour| index.click_hours().contains_key(hour) || book.run(*hour).is_some();
+        let counts = |hour: &Hour| with_clicks.contains_key(hour) || book.run(*hour).is_some();
         Ok(day.hours().filter(counts).collect())
     }
 }

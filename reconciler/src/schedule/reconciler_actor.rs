@@ -76,6 +76,7 @@ impl ReconcilerActor {
 
     pub(super) fn look(&self) -> Look {
         Look {
+            config: self.config.clone(),
             deps: self.deps.clone(),
             index: Arc::clone(&self.index),
             sightings: Arc::clone(&self.sightings),

@@ -29,6 +29,14 @@ impl SqliteStore {
             return first_outcome(&mut transaction, &commit, inputs).await;
         }
         let facts = read_facts(&mut transaction, &commit).await?;
+        if facts.replaced.as_ref().is_some_and(|replaced| replaced.status > commit.status) {
+            let hour = commit.hour;
+            let reason = format!(
+                "hour {hour} became final while {} was counted with less than the nightly horizon; restate it again",
+                commit.run_id
+            );
+            return Err(Error::Conflict { reason });
+        }
         let plan = decide(&commit, &facts);
         let committed_at = self.next_commit(&mut transaction).await?;
         write_run(&mut transaction, &commit, &plan, committed_at).await?;
@@ -207,7 +215,8 @@ async fn fix_mode(
     let mode = match fixed {
         _ if commit.mode_change => commit.path,
         Some(_) => return Ok(()),
-        None => modes::mode_at(transaction, commit.hour, committed_at.0).await?,
+        // Not the mode set for it by now: that may have been set after the paths were chosen, and have no rows.
+        None => commit.path,
     };
     if fixed == Some(mode) {
         return Ok(());

@@ -58,18 +58,15 @@ async fn the_first_commit_of_an_hour_fixes_its_mode() {
     let fixture = Fixture::new().await;
     let now = fixture.clock.now();
     fixture.store.set_mode(BillingPath::Kappa, noon(), now).await.expect("sets");
-    // Lambda runs first, yet kappa's rows are the bill, so the hour is not billed before kappa's run.
-    let lambda = fixture.commit(run(1, &[("a", 10)])).await;
-    assert_eq!(lambda.mode, BillingPath::Kappa);
-    assert!(fixture.rows(&at_noon()).await.is_empty());
-    let billed = |path| fixture.store.billed_hours(path, noon(), noon().plus(1));
-    assert!(billed(None).await.expect("lists").is_empty());
-    assert_eq!(billed(Some(BillingPath::Lambda)).await.expect("lists"), [noon()]);
-    // A setting made later does not touch the hour.
-    fixture.store.set_mode(BillingPath::Lambda, noon().plus(-5), now).await.expect("sets");
     let kappa = fixture.commit(moved(run(1, &[("a", 10)]), BillingPath::Kappa, noon())).await;
     assert_eq!(kappa.mode, BillingPath::Kappa);
+    // A setting made later does not touch the hour, nor does the path that runs beside the bill.
+    fixture.store.set_mode(BillingPath::Lambda, noon().plus(-5), now).await.expect("sets");
+    let lambda = fixture.commit(run(1, &[("a", 10)])).await;
+    assert_eq!(lambda.mode, BillingPath::Kappa);
     assert_eq!(fixture.store.mode(noon()).await.expect("reads"), BillingPath::Kappa);
     assert_eq!(fixture.rows(&at_noon()).await, kappa.rows);
+    let billed = |path| fixture.store.billed_hours(path, noon(), noon().plus(1));
+    assert_eq!(billed(Some(BillingPath::Lambda)).await.expect("lists"), [noon()]);
     assert_eq!(billed(None).await.expect("lists"), [noon()]);
 }

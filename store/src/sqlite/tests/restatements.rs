@@ -110,7 +110,11 @@ async fn a_change_of_mode_writes_every_row_and_makes_its_path_the_bill_at_once()
     let before = UtcMicros::from_millis(fixture.clock.now());
     fixture.clock.advance(10);
     // Kappa never ran and does not know b, which lambda billed: b becomes zero, not a row of the other path.
-    let commit = changing_mode(kappa(run_of(1, &[("a", (10, 0, 0, 50))])));
+    let commit = changing_mode(closing(kappa(run_of(1, &[("a", (10, 0, 0, 50))]))));
+    let hourly = RunCommit { status: BillingStatus::Reconciled, ..commit.clone() };
+    let refused =
+        fixture.store.commit_run(hourly).await.expect_err("counted with less than the nightly horizon");
+    assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
     let changed = fixture.commit(commit.clone()).await;
     assert_eq!(changed.mode, BillingPath::Kappa);
     assert_eq!(reasons(&changed), [("a", 1, Reason::ModeChange), ("b", 1, Reason::ModeChange)]);
@@ -121,7 +125,8 @@ async fn a_change_of_mode_writes_every_row_and_makes_its_path_the_bill_at_once()
     assert_eq!(brief(&fixture.rows(&as_of(before)).await), [("a", 1, 10), ("b", 1, 5)]);
     assert_eq!(fixture.commit(commit).await, changed, "a repeated commit changes nothing");
 
-    let back = fixture.commit(changing_mode(run_of(2, &[("a", (10, 0, 0, 50)), ("b", (5, 0, 0, 25))]))).await;
+    let again = run_of(2, &[("a", (10, 0, 0, 50)), ("b", (5, 0, 0, 25))]);
+    let back = fixture.commit(changing_mode(closing(again))).await;
     assert_eq!(reasons(&back), [("a", 2, Reason::ModeChange), ("b", 2, Reason::ModeChange)]);
     let modes = fixture.store.hour_modes(noon(), noon().plus(1), 2, None).await.expect("lists");
     let paths: Vec<_> = modes.rows.iter().map(|mode| mode.path).collect();
@@ -200,20 +205,14 @@ async fn since_and_as_of_cut_time_into_ranges_that_meet_without_overlap() {
 }
 
 #[tokio::test]
-async fn a_change_of_mode_before_the_first_bill_corrects_nothing() {
+async fn the_first_commit_fixes_the_mode_whatever_is_set_by_then() {
     let fixture = Fixture::new().await;
-    // Kappa is the mode and never ran: the hour has no bill though lambda ran twice.
+    // Set after the paths of the close were chosen: kappa has no rows, and the hour must not be without a bill.
     fixture.store.set_mode(BillingPath::Kappa, noon(), fixture.clock.now()).await.expect("sets");
-    fixture.commit(run(1, &[("a", 10)])).await;
-    fixture.commit(run(2, &[("a", 11)])).await;
-    fixture.commit(changing_mode(run(3, &[("a", 11)]))).await;
-    assert_eq!(brief(&fixture.rows(&at_noon()).await), [("a", 3, 11)]);
-    assert!(
-        corrections(&fixture, &CorrectionsQuery { include_unchanged: true, ..of_noon() }).await.is_empty()
-    );
-    fixture.commit(run(4, &[("a", 12)])).await;
-    let rows = short(&corrections(&fixture, &of_noon()).await);
-    assert_eq!(rows, [("a".to_owned(), "lambda 4 after lambda 3".to_owned(), 1)]);
+    let first = fixture.commit(run(1, &[("a", 10)])).await;
+    assert_eq!(first.mode, BillingPath::Lambda);
+    assert_eq!(brief(&fixture.rows(&at_noon()).await), [("a", 1, 10)]);
+    assert_eq!(fixture.store.mode(noon()).await.expect("reads"), BillingPath::Lambda);
 }
 
 #[tokio::test]
