@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Error;
 
 /// One run of a random sequence: path, whether it closes, and what it counted of campaigns a to d.
 #[derive(Debug, Clone)]
@@ -69,7 +70,16 @@ async fn check(steps: Vec<Step>) {
         let seq = &mut sequences[usize::from(step.kappa)];
         *seq += 1;
         let commit = commit_of(&step, *seq);
-        let first = fixture.commit(commit.clone()).await;
+        let first = match fixture.store.commit_run(commit.clone()).await {
+            Ok(first) => first,
+            // A final bill is not replaced by one with less than its horizon; nothing of it is stored.
+            Err(Error::Conflict { .. }) if commit.mode_change && !step.closes => {
+                *seq -= 1;
+                assert_eq!(published(&fixture).await, before);
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
         assert_eq!(fixture.commit(commit.clone()).await, first);
 
         let after = published(&fixture).await;
