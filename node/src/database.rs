@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use twice_log::archive::{Archive, BillingPath, RunKey, RunOutcome};
-use twice_log::{Clock, Hour};
+use twice_log::{Clock, ErrorKind, Hour};
 use twice_store::{BillingStore, SqliteStore};
+
+use crate::ports::chain;
 
 /// File of the billing store in the data folder.
 pub const DATABASE: &str = "twice.sqlite";
@@ -36,8 +38,21 @@ pub async fn open_for_writing(
     Ok(store)
 }
 
+/// Refuses an archive with ended runs. One that does not answer keeps no node from taking clicks, unless the node has run
+/// before and its store is gone: what it billed cannot be known then.
 async fn refuse_billed(folder: &Path, archive: &Archive) -> Result<()> {
-    if let Some(run) = ended_run(archive).await? {
+    let run = match ended_run(archive).await {
+        Ok(run) => run,
+        Err(error) if error.kind() == ErrorKind::Retry && is_plain(folder) => {
+            tracing::warn!(
+                error = chain(&error),
+                "the archive does not say whether it has runs the store lacks"
+            );
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(run) = run {
         bail!(
             "the archive has runs, such as {run}, and the billing store {} has none; write it again from the archive: \
              twice rebuild billing --data-dir {}",
@@ -48,8 +63,13 @@ async fn refuse_billed(folder: &Path, archive: &Archive) -> Result<()> {
     Ok(())
 }
 
+/// Returns whether the store is there, or the folder is that of a node that has never run.
+fn is_plain(folder: &Path) -> bool {
+    folder.join(DATABASE).exists() || !folder.join("sled").exists()
+}
+
 /// Returns a run that the store must know. One without a result may have died before its commit, and is gone on with.
-async fn ended_run(archive: &Archive) -> Result<Option<RunKey>> {
+async fn ended_run(archive: &Archive) -> twice_log::Result<Option<RunKey>> {
     for path in [BillingPath::Lambda, BillingPath::Kappa] {
         for hour in archive.run_hours(path).await? {
             if let Some(seq) = ended_seq(archive, path, hour).await? {
@@ -60,7 +80,7 @@ async fn ended_run(archive: &Archive) -> Result<Option<RunKey>> {
     Ok(None)
 }
 
-async fn ended_seq(archive: &Archive, path: BillingPath, hour: Hour) -> Result<Option<u32>> {
+async fn ended_seq(archive: &Archive, path: BillingPath, hour: Hour) -> twice_log::Result<Option<u32>> {
     let results = archive.run_results(path, hour).await?;
     let ended = results.iter().find(|stored| stored.result.outcome != RunOutcome::Abandoned);
     Ok(ended.map(|stored| stored.result.seq))

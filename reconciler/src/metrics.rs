@@ -26,7 +26,7 @@ pub const REPLAY_RSS_PEAK_BYTES: &str = "twice_reconciler_replay_rss_peak_bytes"
 /// Copies read by the newest replay.
 pub const REPLAY_ROWS: &str = "twice_reconciler_replay_rows";
 /// Rows of the newest kappa run that lambda counted differently on the same inputs (G-7: one is a bug).
-pub const KAPPA_LAMBDA_DIFFERING_ROWS: &str = "twice_reconciler_kappa_lambda_differing_rows";
+pub const KAPPA_LAMBDA_DIFFERING_ROWS_TOTAL: &str = "twice_reconciler_kappa_lambda_differing_rows_total";
 
 /// Sweeps for later events of billed hours, by `outcome`.
 pub const SWEEPS_TOTAL: &str = "twice_reconciler_sweeps_total";
@@ -52,7 +52,10 @@ pub fn describe() {
     metrics::describe_histogram!(REPLAY_SECONDS, metrics::Unit::Seconds, "duration of one replay");
     metrics::describe_gauge!(REPLAY_RSS_PEAK_BYTES, metrics::Unit::Bytes, "peak memory of the newest replay");
     metrics::describe_gauge!(REPLAY_ROWS, "copies read by the newest replay");
-    metrics::describe_gauge!(KAPPA_LAMBDA_DIFFERING_ROWS, "rows that kappa and lambda count differently");
+    metrics::describe_counter!(
+        KAPPA_LAMBDA_DIFFERING_ROWS_TOTAL,
+        "rows that kappa and lambda count differently"
+    );
     metrics::describe_gauge!(HOURS_WAITING, "hours that wait to be closed");
     metrics::describe_gauge!(UNEXPLAINED_CLICKS, "unexplained clicks of the newest run");
     metrics::describe_gauge!(UNPRICED_CLICKS, "billable clicks without a rate in the newest run");

@@ -175,7 +175,8 @@ pub(super) fn differences(kappa: &[BillingCounts], lambda: &[BillingCounts]) -> 
 
 /// A difference is a bug in one of the paths (G-7): each row is named, with both sides.
 fn report_differences(hour: Hour, differences: &[Difference]) {
-    ::metrics::gauge!(metrics::KAPPA_LAMBDA_DIFFERING_ROWS).set(differences.len() as f64);
+    // A counter: the next hour that agrees must not take the alarm back.
+    ::metrics::counter!(metrics::KAPPA_LAMBDA_DIFFERING_ROWS_TOTAL).increment(differences.len() as u64);
     for (campaign, kappa, lambda) in differences {
         tracing::error!(%hour, %campaign, ?kappa, ?lambda, "kappa and lambda differ on the same inputs (G-7)");
     }
