@@ -11,6 +11,7 @@ import datetime
 import json
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import urllib.request
 from ingest import build, bytes_below, peak_memory_mib, start
 
 DAY = datetime.timedelta(days=1)
+BYTES_A_CLICK = 250  # log, windows, archive and ledger together, as a day of 100 million took them
 REAL_TIME = 200_000  # clicks a second: what the product is to take
 
 
@@ -33,6 +35,10 @@ def main():
     parser.add_argument("--live-rate", type=int, default=20_000, help="live clicks a second beside the replay")
     parser.add_argument("--report", type=pathlib.Path, help="keep the comparison's HTML here")
     arguments = parser.parse_args()
+    disk = shutil.disk_usage(tempfile.gettempdir())
+    needed = arguments.clicks * BYTES_A_CLICK + disk.total // 20
+    if disk.free < needed:
+        sys.exit(f"{needed >> 30} GiB must be free in {tempfile.gettempdir()}, of which the node keeps a twentieth of the disk")
     twice, loadgen = build()
     with tempfile.TemporaryDirectory(prefix="count-twice-measure-") as name:
         folder = pathlib.Path(name)
