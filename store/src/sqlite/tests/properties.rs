@@ -117,17 +117,7 @@ async fn check(steps: Vec<Step>) {
 
 /// Every count of a row, in one order.
 fn all_counts(counts: &BillingCounts) -> [i64; 8] {
-    let CountsDelta {
-        gross,
-        duplicates,
-        conflicts,
-        invalid_givt,
-        invalid_sivt,
-        billable,
-        unpriced,
-        amount_micros,
-    } = CountsDelta::between(&BillingCounts::zero(counts.campaign_id.clone(), None), counts);
-    [gross, duplicates, conflicts, invalid_givt, invalid_sivt, billable, unpriced, amount_micros]
+    all_deltas(&CountsDelta::between(&BillingCounts::zero(counts.campaign_id.clone(), None), counts))
 }
 
 fn all_deltas(delta: &CountsDelta) -> [i64; 8] {
