@@ -13,6 +13,7 @@ pub mod ports;
 pub mod rebuild;
 pub mod recompute;
 pub mod schedule;
+mod stored;
 
 pub use config::ReconcilerConfig;
 pub use error::{Error, ErrorKind, Result};

@@ -34,6 +34,7 @@ use self::findings::Findings;
 use self::history::{Historian, PathHistory, Recorded, stored_runs};
 use crate::error::{Error, Result, describe};
 use crate::recompute::{ArchiveLocation, Recompute, ResourceLimits};
+use crate::stored::newest_rows;
 
 pub use certificate::{
     AuditVerdict, AuditedRun, Certificate, CertifiedRow, Check, CheckLine, FORMAT, Figures, Finding,
@@ -191,7 +192,8 @@ async fn examine_bill(
         files::check_files(&deps.archive, &run.value, deps.limits.threads, findings).await?;
     files::find_orphans(&deps.archive, &run.value, &chains, findings).await?;
     drop(chains); // counting needs the memory
-    let stored = recount::newest_rows(deps.billing.as_ref(), hour, mode).await?;
+    let stored = newest_rows(deps.billing.as_ref(), hour, mode).await?;
+    let stored = stored.into_iter().map(|row| (row.counts.campaign_id.clone(), row)).collect();
     let mut figures = Figures { files, file_bytes, ..figures };
     let mut counted = None;
     let rows = match recount::recount(deps, &run).await {

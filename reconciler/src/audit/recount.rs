@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use twice_log::archive::{BillingPath, RunInputs, StoredRunInputs, layout};
 use twice_log::{CampaignId, Hour};
-use twice_store::{BillingCounts, BillingQuery, BillingRow, BillingStore, Cost, Divergence, row_digest};
+use twice_store::{BillingCounts, BillingRow, Cost, Divergence, row_digest};
 
 use super::AuditDeps;
 use super::certificate::{CertifiedRow, Check};
@@ -14,9 +14,6 @@ use super::findings::Findings;
 use super::history::{NewestVersion, Recorded, name_of};
 use crate::error::{Error, Result};
 use crate::recompute::{RecomputeRequest, Recomputed, ResourceLimits, Task};
-
-/// Rows read at once.
-const PAGE: u32 = 10_000;
 
 /// Rows counted again, by campaign.
 pub(super) type Recounted = BTreeMap<CampaignId, BillingCounts>;
@@ -64,37 +61,6 @@ pub(super) async fn recount(deps: &AuditDeps, inputs: &Recorded<RunInputs>) -> R
     };
     let rows = rows.into_iter().map(|row| (row.campaign_id.clone(), row)).collect();
     Ok(Recount { rows, divergence, copies, cost })
-}
-
-/// Reads the newest version of each row of the hour and path.
-///
-/// # Errors
-/// `Store` if the store does not answer.
-pub(super) async fn newest_rows(
-    billing: &dyn BillingStore,
-    hour: Hour,
-    path: BillingPath,
-) -> Result<BTreeMap<CampaignId, BillingRow>> {
-    let mut rows = BTreeMap::new();
-    let mut cursor = None;
-    loop {
-        let query = BillingQuery {
-            from: hour,
-            to: hour.plus(1),
-            campaign: None,
-            path: Some(path),
-            version: None,
-            as_of: None,
-            limit: PAGE,
-            cursor,
-        };
-        let page = billing.billing(&query).await?;
-        rows.extend(page.rows.into_iter().map(|row| (row.counts.campaign_id.clone(), row)));
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            return Ok(rows);
-        }
-    }
 }
 
 /// Compares rows counted again with the newest versions in the archive's results and in the store.

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, mpsc};
 use twice_log::archive::{BillingPath, ManifestIndex, RunInputs, RunOutcome, StoredRunInputs};
 use twice_log::{Hour, UtcMillis};
 use twice_store::replay::REPLAY_HOURS_MAX;
-use twice_store::{BillingCounts, BillingQuery, Divergence, ReplayProgress};
+use twice_store::{BillingCounts, ReplayProgress};
 
 use super::handle::ReconcilerDeps;
 use super::hour_actor::HourWork;
@@ -26,9 +26,8 @@ use super::run::run_id;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result, describe};
 use crate::recompute::rules_sha256;
+use crate::stored;
 
-/// Rows read at once.
-const PAGE: u32 = 1000;
 /// Hours replayed in one pass: more would read fewer files twice at the borders, and hold more rows until the commits.
 const BATCH_HOURS: usize = 24;
 /// How often an hour is looked at anew where others take the numbers of its runs.
@@ -247,35 +246,10 @@ impl Replays {
 
     /// Returns what lambda's newest run says: its rows, the causes stored with the bill in force, and its aggregates.
     async fn lambda_side(&self, hour: Hour, seq: u32) -> Result<LambdaSide> {
-        let mut rows: Vec<BillingCounts> = Vec::new();
-        let mut query = BillingQuery {
-            from: hour,
-            to: hour.plus(1),
-            campaign: None,
-            path: Some(BillingPath::Lambda),
-            version: None,
-            as_of: None,
-            limit: PAGE,
-            cursor: None,
-        };
-        loop {
-            let page = self.work.deps.billing.billing(&query).await?;
-            rows.extend(page.rows.into_iter().map(|row| row.counts));
-            query.cursor = page.next_cursor;
-            if query.cursor.is_none() {
-                break;
-            }
-        }
-        let mut divergence: Vec<Divergence> = Vec::new();
-        let mut cursor = None;
-        loop {
-            let page = self.work.deps.billing.divergence(hour, None, PAGE, cursor).await?;
-            divergence.extend(page.rows.into_iter().map(|row| row.divergence));
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                break;
-            }
-        }
+        let billing = self.work.deps.billing.as_ref();
+        let rows = stored::newest_rows(billing, hour, BillingPath::Lambda).await?;
+        let rows = rows.into_iter().map(|row| row.counts).collect();
+        let divergence = stored::divergence(billing, hour).await?;
         Ok(LambdaSide { rows, divergence, aggregates: self.work.lambda_aggregates(hour, seq).await? })
     }
 }

@@ -11,6 +11,7 @@ use super::progress::{BillChange, HourReport, MoneyDelta};
 use super::run::run_id;
 use crate::error::Result;
 use crate::metrics;
+use crate::stored;
 
 /// Rows read at once.
 const PAGE: u32 = 1000;
@@ -33,16 +34,7 @@ impl HourWork {
 
     /// Reports a run that was committed before a crash, from what the store holds.
     pub(super) async fn report_of(&self, inputs: &RunInputs, committed: &CommittedRun) -> Result<HourReport> {
-        let mut divergence = Vec::new();
-        let mut cursor = None;
-        loop {
-            let page = self.deps.billing.divergence(inputs.hour, None, PAGE, cursor).await?;
-            divergence.extend(page.rows.into_iter().map(|row| row.divergence));
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                break;
-            }
-        }
+        let divergence = stored::divergence(self.deps.billing.as_ref(), inputs.hour).await?;
         let billed = divergence.iter().map(|row| row.billed).sum();
         let change = self.change(inputs, committed).await?;
         Ok(report(inputs, committed, (divergence.len() as u64, billed), &divergence, change))

@@ -2,15 +2,13 @@
 
 use twice_log::Hour;
 use twice_log::archive::{Archive, BillingPath, RunInputs, RunOutcome, RunResult, StoredRunInputs};
-use twice_store::{BillingCounts, BillingQuery, BillingStore};
+use twice_store::{BillingCounts, BillingStore};
 
 use super::differences::Differences;
 use super::figures::{AuthoritativeHour, StoredHour};
 use super::timing;
 use crate::error::{Error, Result};
-
-/// Billing rows read at once.
-const PAGE: u32 = 10_000;
+use crate::stored::newest_rows;
 
 /// The runs of one hour by one path.
 #[derive(Debug, Clone)]
@@ -65,25 +63,8 @@ async fn stored_rows(
     path: BillingPath,
     hour: Hour,
 ) -> Result<Vec<BillingCounts>> {
-    let mut rows = Vec::new();
-    let mut query = BillingQuery {
-        from: hour,
-        to: hour.plus(1),
-        campaign: None,
-        path: Some(path),
-        version: None,
-        as_of: None,
-        limit: PAGE,
-        cursor: None,
-    };
-    loop {
-        let page = billing.billing(&query).await?;
-        rows.extend(page.rows.into_iter().map(|row| row.counts));
-        query.cursor = page.next_cursor;
-        if query.cursor.is_none() {
-            return Ok(rows);
-        }
-    }
+    let rows = newest_rows(billing, hour, path).await?;
+    Ok(rows.into_iter().map(|row| row.counts).collect())
 }
 
 /// Returns whether two runs, of whatever path, count the same copies, verdicts and rates by the same horizon.
