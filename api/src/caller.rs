@@ -1,11 +1,16 @@
 //! Who sends a request: its API key and its network address.
 
+use std::collections::BTreeSet;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
+use twice_log::CampaignId;
+use twice_store::{ApiKey, CampaignSet, Scope, Tier};
 
+use crate::error::{Error, Result};
 use crate::server::ApiState;
 
 /// The sender of a request. Every handler that reads or changes data takes one: this is where keys are checked.
@@ -13,8 +18,48 @@ use crate::server::ApiState;
 pub(crate) struct Caller {
     /// Id of the API key; empty on a node that runs without keys, which listens on loopback only.
     pub key_id: String,
+    /// The key; `None` on a node that runs without keys, where everybody may do everything.
+    pub key: Option<Arc<ApiKey>>,
     /// Address of the sender; `None` where the connection has none.
     pub address: Option<IpAddr>,
+}
+
+impl Caller {
+    /// Says `Forbidden` unless the key has the scope; `admin` has every one.
+    pub fn require(&self, scope: Scope) -> Result<()> {
+        let Some(key) = &self.key else { return Ok(()) };
+        if key.scopes.contains(&scope) || key.scopes.contains(&Scope::Admin) {
+            return Ok(());
+        }
+        let name = serde_json::to_value(scope).ok();
+        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+        Err(Error::Forbidden { detail: format!("this needs a key with scope {name}") })
+    }
+
+    /// Says `Forbidden` unless the key has the scope, for this campaign. The answer is the same whether the campaign
+    /// exists or not.
+    pub fn require_for(&self, scope: Scope, campaign: &CampaignId) -> Result<()> {
+        self.require(scope)?;
+        if self.campaigns().is_none_or(|campaigns| campaigns.contains(campaign)) {
+            return Ok(());
+        }
+        Err(Error::Forbidden { detail: format!("the key does not allow campaign {campaign}") })
+    }
+
+    /// Returns the campaigns the key is limited to; `None` if it reaches all.
+    pub fn campaigns(&self) -> Option<&BTreeSet<CampaignId>> {
+        let key = self.key.as_deref()?;
+        match &key.campaigns {
+            _ if key.scopes.contains(&Scope::Admin) => None,
+            CampaignSet::All => None,
+            CampaignSet::Only(campaigns) => Some(campaigns),
+        }
+    }
+
+    /// Returns the tier whose limits hold for the key.
+    pub fn tier(&self) -> Tier {
+        self.key.as_ref().map(|key| key.tier).unwrap_or_default()
+    }
 }
 
 impl FromRequest for Caller {
@@ -24,7 +69,8 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
         let trusted_proxies =
             request.app_data::<web::Data<ApiState>>().map_or(0, |state| state.config.trusted_proxies);
-        ready(Ok(Caller { key_id: String::new(), address: address_of(request, trusted_proxies) }))
+        let address = address_of(request, trusted_proxies);
+        ready(Ok(Caller { key_id: String::new(), key: None, address }))
     }
 }
 

@@ -17,6 +17,12 @@ pub enum Error {
     /// The request cannot be read (400). The client corrects it.
     #[error("{detail}")]
     BadRequest { detail: String },
+    /// The request has no key that is known, unexpired and unrevoked (401). The client sends a valid one.
+    #[error("{detail}")]
+    Unauthorized { detail: String },
+    /// The key does not allow this (403). The client asks an administrator for one that does.
+    #[error("{detail}")]
+    Forbidden { detail: String },
     /// The thing does not exist (404).
     #[error("{what} does not exist")]
     NotFound { what: String },
@@ -38,6 +44,9 @@ pub enum Error {
     /// The request reads but cannot be answered as it stands (422). The client corrects it.
     #[error("{detail}")]
     Unprocessable { detail: String },
+    /// The key sent more than its limit (429). The client waits and sends again.
+    #[error("{detail}")]
+    TooManyRequests { detail: String, retry_after_s: u32 },
     /// Too much is asked at once (503). The client waits and asks again.
     #[error("too many requests are being answered; ask again later")]
     Overloaded { retry_after_s: u32 },
@@ -77,6 +86,11 @@ impl Error {
     pub(crate) fn classify(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Error::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad-request", "Request cannot be read"),
+            Error::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "No valid API key"),
+            Error::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden", "The key does not allow this"),
+            Error::TooManyRequests { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Over the limit")
+            }
             Error::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Error::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")

@@ -2,7 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -49,11 +49,16 @@ impl actix_web::ResponseError for Error {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
         match self {
-            Error::Overloaded { retry_after_s } | Error::Unavailable { retry_after_s, .. } => {
+            Error::Overloaded { retry_after_s }
+            | Error::TooManyRequests { retry_after_s, .. }
+            | Error::Unavailable { retry_after_s, .. } => {
                 response.insert_header((RETRY_AFTER, retry_after_s.to_string()));
             }
             Error::MethodNotAllowed { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));
+            }
+            Error::Unauthorized { .. } => {
+                response.insert_header((WWW_AUTHENTICATE, "Bearer"));
             }
             _ => {}
         }
