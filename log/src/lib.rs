@@ -1,9 +1,11 @@
 //! The event-sourced log of Count Twice and the vocabulary every other crate speaks.
 //!
 //! `event` holds clicks, verdicts, identifiers, time and their encodings; `hot` the ordered, partitioned log;
-//! `archive` the immutable Parquet files, manifests, seals and run records; `fs` the file layer both write through.
+//! `archive` the immutable Parquet files, manifests, seals and run records; `fs` the file layer both write through;
+//! `breaker` keeps callers from something that is down.
 
 pub mod archive;
+pub mod breaker;
 mod error;
 pub mod event;
 pub mod fail;
