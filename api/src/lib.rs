@@ -7,6 +7,7 @@
 mod caller;
 mod config;
 mod dashboard;
+mod document;
 mod error;
 mod ingest;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! Every route, what surrounds them, and the OpenAPI document made of them.
+//! Every route and what surrounds them.
 //!
 //! Flow of a request: [`stamp`] gives it an id and measures it; its handler answers; what no handler takes goes to
 //! [`fallback`], which tells an unknown path (404) from a known one asked with another method (405). Every error is a
@@ -12,11 +12,9 @@ use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpRequest, HttpResponse, get, web};
-use bytes::Bytes;
+use actix_web::{App, HttpRequest, HttpResponse, web};
 use metrics::histogram;
 use tracing::{debug, warn};
-use utoipa::OpenApi;
 use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
@@ -24,19 +22,12 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::metrics::REQUEST_SECONDS;
 use crate::server::ApiState;
-use crate::{dashboard, ingest, operations, query};
+use crate::{dashboard, document, ingest, operations, query};
 
 /// Largest JSON body of the operations; clicks, verdicts and bulk campaigns have their own limit.
 const JSON_BYTES_MAX: usize = 1 << 20;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Count Twice",
-    description = "Counts ad clicks twice: within seconds for dashboards, and again from the archive for invoices.",
-))]
-struct Info;
 
 /// Builds the application one worker runs.
 pub(crate) fn app(
@@ -66,7 +57,7 @@ pub(crate) fn app(
         .wrap(from_fn(stamp))
 }
 
-fn configure(config: &mut ServiceConfig<'_>) {
+pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(ingest::post_clicks)
         .service(ingest::post_verdicts)
@@ -95,58 +86,8 @@ fn configure(config: &mut ServiceConfig<'_>) {
         .service(operations::get_livez)
         .service(operations::get_readyz)
         .service(operations::get_metrics)
-        .service(get_openapi)
+        .service(document::get_openapi)
         .service(dashboard::get_dashboard);
-}
-
-/// The OpenAPI document, and the paths and methods it names.
-pub(crate) struct Document {
-    json: Bytes,
-    /// (template, methods as `Allow` lists them).
-    paths: Vec<(String, String)>,
-}
-
-impl Document {
-    /// Builds the document from the routes themselves.
-    pub fn build() -> Result<Self> {
-        let (_, document) =
-            App::new().into_utoipa_app().openapi(Info::openapi()).configure(configure).split_for_parts();
-        let failed =
-            |source| Error::Internal { what: "writing the OpenAPI document", source: Some(Box::new(source)) };
-        let json = serde_json::to_value(&document).map_err(failed)?;
-        let methods = |item: &serde_json::Value| {
-            let operations = item.as_object().into_iter().flat_map(|item| item.keys());
-            operations.map(|method| method.to_ascii_uppercase()).collect::<Vec<_>>().join(", ")
-        };
-        let paths = json["paths"].as_object().into_iter().flatten();
-        let paths = paths.map(|(template, item)| (template.clone(), methods(item))).collect();
-        let json = serde_json::to_vec(&document).map_err(failed)?.into();
-        Ok(Self { json, paths })
-    }
-
-    /// Returns the methods `path` answers, if it is a path of ours.
-    fn allow(&self, path: &str) -> Option<&str> {
-        let fits = |template: &str| {
-            let mut parts = path.split('/');
-            let all = template.split('/').all(|expected| {
-                parts
-                    .next()
-                    .is_some_and(|part| part == expected || (expected.starts_with('{') && !part.is_empty()))
-            });
-            all && parts.next().is_none()
-        };
-        self.paths.iter().find(|(template, _)| fits(template)).map(|(_, methods)| methods.as_str())
-    }
-}
-
-/// Shows this document.
-#[utoipa::path(
-    responses((status = 200, description = "OpenAPI", body = serde_json::Value)),
-    tag = "health",
-)]
-#[get("/openapi.json")]
-async fn get_openapi(state: web::Data<ApiState>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(state.document.json.clone())
 }
 
 async fn fallback(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse> {

@@ -21,6 +21,7 @@ use twice_store::modes::ModeStore;
 use twice_store::windows::WindowStore;
 
 use crate::config::ApiConfig;
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
 use crate::ports::{
@@ -63,7 +64,7 @@ pub(crate) struct ApiState {
     pub config: ApiConfig,
     pub query: Addr<QueryActor>,
     /// The OpenAPI document and what it says of paths and methods.
-    pub document: routes::Document,
+    pub document: Document,
 }
 
 impl ApiState {
@@ -71,7 +72,7 @@ impl ApiState {
     pub fn start(deps: ApiDeps, config: ApiConfig) -> Result<web::Data<Self>> {
         config.validate()?;
         let query = QueryActor::new(deps.clone(), &config).start();
-        let document = routes::Document::build()?;
+        let document = Document::build(routes::configure)?;
         Ok(web::Data::new(Self { deps, config, query, document }))
     }
 }

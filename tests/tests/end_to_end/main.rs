@@ -16,6 +16,7 @@ mod examples;
 mod fail_points;
 mod fluvio;
 mod import;
+mod openapi;
 mod s3;
 mod scenario;
 mod support;
