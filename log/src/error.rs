@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::event::record::RecordError;
-use crate::event::{LogOffset, PartitionId, Topic};
+use crate::event::{LogOffset, PartitionId, Topic, UtcMillis};
 
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -95,6 +95,12 @@ pub enum Error {
     /// An object of the archive does not say what it must.
     #[error("{path}: {reason} (restore it from a copy of the archive; nothing is skipped)")]
     ArchiveDamage { path: String, reason: String },
+    /// The file was deleted under retention. What needs it can no longer be done; its bill stands as it is.
+    #[error(
+        "{path} was deleted under retention on {deleted_at} ({tombstone} says so): what reads it can no longer be counted, \
+         and the bill made from it stands"
+    )]
+    Deleted { path: String, tombstone: String, deleted_at: UtcMillis },
     /// Writing or reading Parquet failed.
     #[error("parquet: {path}")]
     Parquet {
@@ -149,6 +155,7 @@ impl Error {
             | Error::OutOfRange { .. }
             | Error::Locked { .. }
             | Error::Io { .. }
+            | Error::Deleted { .. }
             | Error::Config { .. } => ErrorKind::Fatal,
         }
     }

@@ -41,6 +41,9 @@ fail_points! {
     AggregatesPut = "aggregates-put": "The list of a run's aggregates is put, nothing is committed.",
     RunBeforeCommit = "run-before-commit": "Rows are computed, the transaction is not begun.",
     RunAfterCommit = "run-after-commit": "The transaction is committed, the result is not put.",
+    SettledPut = "settled-put": "What was billed of an hour is put for good, no tombstone names a file it was counted from.",
+    TombstonePut = "tombstone-put": "A tombstone is put, its files are still there.",
+    BuriedFileRemoved = "buried-file-removed": "A file that a tombstone names is removed, others are still there.",
     RunResultPut = "run-result-put": "The result is put and nobody was told.",
 }
 

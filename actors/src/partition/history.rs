@@ -77,7 +77,11 @@ impl ClickHistory for Archive {
     }
 
     async fn clicks(&self, entry: &FileEntry) -> twice_log::Result<Vec<ClickCopy>> {
-        self.read_clicks(entry, None).await
+        match self.read_clicks(entry, None).await {
+            // Retention deletes hours that are final: they are sealed, and nothing of them is counted again here.
+            Err(twice_log::Error::Deleted { .. }) => Ok(Vec::new()),
+            read => read,
+        }
     }
 }
 

@@ -16,13 +16,15 @@ use crate::event::{Hour, LogOffset, Topic, UtcMillis};
 pub struct ManifestIndex {
     archive: Archive,
     chains: BTreeMap<ChainKey, Vec<StoredManifest>>,
+    /// When each of these was put.
+    put_at: BTreeMap<ChainKey, Vec<UtcMillis>>,
     click_hours: BTreeMap<Hour, UtcMillis>,
 }
 
 impl ManifestIndex {
     /// Starts empty; call [`ManifestIndex::refresh`] before asking.
     pub fn new(archive: Archive) -> Self {
-        Self { archive, chains: BTreeMap::new(), click_hours: BTreeMap::new() }
+        Self { archive, chains: BTreeMap::new(), put_at: BTreeMap::new(), click_hours: BTreeMap::new() }
     }
 
     /// Returns the archive it indexes.
@@ -55,6 +57,7 @@ impl ManifestIndex {
             }
         }
         self.chains.entry(chain).or_default().push(manifest);
+        self.put_at.entry(chain).or_default().push(put_at);
     }
 
     /// Returns every chain with manifests, in order of topic, generation and partition.
@@ -65,6 +68,12 @@ impl ManifestIndex {
     /// Returns a chain's manifests in order; empty if nothing of it is archived.
     pub fn manifests(&self, chain: ChainKey) -> &[StoredManifest] {
         self.chains.get(&chain).map_or(&[], Vec::as_slice)
+    }
+
+    /// Iterates over a chain's manifests in order, each with when it was put.
+    pub fn manifests_put(&self, chain: ChainKey) -> impl Iterator<Item = (&StoredManifest, UtcMillis)> + '_ {
+        let put_at = self.put_at.get(&chain).map_or(&[][..], Vec::as_slice);
+        self.manifests(chain).iter().zip(put_at.iter().copied())
     }
 
     /// Returns the first offset of the chain that is not archived: 0 where nothing is.

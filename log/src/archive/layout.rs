@@ -3,7 +3,7 @@
 //! Paths are public and fixed: readers of other tools find files by them. Numbers that must sort as text
 //! are padded; hours are written `2025-01-15T12`, and as Hive folders where tools prune by them.
 
-use super::{AggregateLevel, BillingPath, FileKind, RunKey};
+use super::{AggregateLevel, BillingPath, FileKind, Grave, RunKey, TombstoneKey};
 use crate::event::{Generation, Hour, LogOffset, PartitionId, Sha256Hex, Topic, UtcMillis};
 
 /// One partition of one topic in one generation: what a chain of manifests belongs to.
@@ -159,6 +159,55 @@ pub fn sweep_path(seq: u32) -> String {
     format!("{SWEEPS_FOLDER}/{seq:08}.json")
 }
 
+/// Folder of what was deleted under retention.
+pub const TOMBSTONES_FOLDER: &str = "tombstones";
+/// Folder of the gateways' copies of their spools, which billing never reads.
+pub const SPOOL_FOLDER: &str = "spool";
+/// Folder of what was billed of hours that can no longer be counted.
+pub const SETTLED_FOLDER: &str = "settled";
+
+/// Returns the folder of the tombstones of one kind.
+pub fn tombstone_folder(grave: Grave) -> String {
+    format!("{TOMBSTONES_FOLDER}/{grave}")
+}
+
+/// Returns the path of a tombstone: the first of an hour carries no number.
+pub fn tombstone_path(key: TombstoneKey) -> String {
+    format!("{}.json", tombstone_stem(key))
+}
+
+/// Returns the path of the marker that every file of a tombstone is gone.
+pub fn tombstone_removed_path(key: TombstoneKey) -> String {
+    format!("{}.removed.json", tombstone_stem(key))
+}
+
+fn tombstone_stem(TombstoneKey { grave, hour, number }: TombstoneKey) -> String {
+    match number {
+        1 => format!("{TOMBSTONES_FOLDER}/{grave}/{hour}"),
+        _ => format!("{TOMBSTONES_FOLDER}/{grave}/{hour}.{number}"),
+    }
+}
+
+/// Returns which tombstone a path is of, and whether it is the marker that its files are gone.
+pub fn parse_tombstone_path(path: &str) -> Option<(TombstoneKey, bool)> {
+    let (folder, name) = path.strip_prefix(TOMBSTONES_FOLDER)?.strip_prefix('/')?.split_once('/')?;
+    let grave = Grave::ALL.into_iter().find(|grave| grave.name() == folder)?;
+    let stem = name.strip_suffix(".json")?;
+    let (stem, is_marker) = stem.strip_suffix(".removed").map_or((stem, false), |stem| (stem, true));
+    let (hour, number) = match stem.split_once('.') {
+        Some((hour, number)) => (hour, parse_number(number)?),
+        None => (stem, 1),
+    };
+    let key = TombstoneKey { grave, hour: hour.parse().ok()?, number };
+    let again = if is_marker { tombstone_removed_path(key) } else { tombstone_path(key) };
+    (again == path).then_some((key, is_marker))
+}
+
+/// Returns the path of what was billed of an hour that can no longer be counted.
+pub fn settled_path(hour: Hour) -> String {
+    format!("{SETTLED_FOLDER}/{hour}.json")
+}
+
 /// Returns the path of the texts of counting rules.
 pub fn rules_path(sha256: &Sha256Hex) -> String {
     format!("rules/{sha256}.json")
@@ -284,6 +333,26 @@ mod tests {
             (run_result_path(BillingPath::Kappa, hour, 12), RunObject::Result),
         ] {
             assert_eq!(parse_run_path(&path), Some((BillingPath::Kappa, hour, 12, object)));
+        }
+    }
+
+    #[test]
+    fn a_tombstones_path_says_kind_hour_and_number_and_no_other_path_does() {
+        let hour: Hour = "2025-01-15T12".parse().expect("valid hour");
+        for (grave, number) in Grave::ALL.into_iter().flat_map(|grave| [(grave, 1), (grave, 2)]) {
+            let key = TombstoneKey { grave, hour, number };
+            assert_eq!(parse_tombstone_path(&tombstone_path(key)), Some((key, false)));
+            assert_eq!(parse_tombstone_path(&tombstone_removed_path(key)), Some((key, true)));
+        }
+        let first = TombstoneKey { grave: Grave::AdClicks, hour, number: 1 };
+        assert_eq!(tombstone_path(first), "tombstones/ad-clicks/2025-01-15T12.json");
+        for path in [
+            "tombstones/ad-clicks/2025-01-15T12.1.json",
+            "tombstones/ad-clicks/2025-01-15T12.02.json",
+            "tombstones/other/2025-01-15T12.json",
+            "tombstones/ad-clicks/2025-01-15T12.json/more",
+        ] {
+            assert_eq!(parse_tombstone_path(path), None, "{path}");
         }
     }
 

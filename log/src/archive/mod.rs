@@ -2,7 +2,8 @@
 //!
 //! Layout below the root: `clicks/…`, `verdicts/…` and `quarantine/…` hold Parquet, `manifests/…` commit it,
 //! `seals/…` and `runs/…` hold what the stream had counted and what each billing run read and wrote, `rules/…` the texts it
-//! counted by, `aggregates/…` what it counted by ad and minute.
+//! counted by, `aggregates/…` what it counted by ad and minute. `tombstones/…` say what was deleted under retention, and
+//! `settled/…` what was billed of hours that can therefore no longer be counted.
 
 mod aggregates;
 mod chain;
@@ -24,6 +25,7 @@ pub mod s3;
 mod seal;
 mod store;
 mod sweeps;
+mod tombstones;
 mod writer;
 
 pub use aggregates::{AggregateFile, AggregateLevel, AggregateSet, RunKey, RunKeyError};
@@ -45,6 +47,7 @@ pub use run::{
 pub use seal::{Seal, StoredSeal};
 pub use store::{Archive, LOCAL_BUCKET, PutOutcome};
 pub use sweeps::{SweepRecord, SweptEnd};
+pub use tombstones::{Grave, StoredTombstone, Tombstone, TombstoneKey, TombstoneKeys};
 pub use writer::{ArchiverSettings, PartitionArchiver, ROWS_PER_FILE_MAX};
 
 #[cfg(test)]

@@ -32,11 +32,12 @@ impl Archive {
     /// Returns a data file's bytes, after checking length and SHA-256 against its manifest entry.
     ///
     /// # Errors
-    /// `ArchiveDamage` if the file is missing or its bytes are not those the manifest committed.
+    /// `ArchiveDamage` if the file is missing or its bytes are not those the manifest committed; `Deleted` if a tombstone
+    /// names it.
     pub async fn read_bytes(&self, entry: &FileEntry) -> Result<Bytes> {
         let damage =
             |reason: &str| Error::ArchiveDamage { path: entry.path.clone(), reason: reason.to_owned() };
-        let bytes = self.get_data(entry).await?.ok_or_else(|| damage(&self.missing_reason(entry)))?;
+        let Some(bytes) = self.get_data(entry).await? else { return Err(self.absent(entry).await) };
         if bytes.len() as u64 != entry.bytes || Sha256Hex::of(&bytes) != entry.sha256 {
             return Err(damage("is not the file its manifest committed: length or SHA-256 differ"));
         }
@@ -46,16 +47,16 @@ impl Archive {
     /// Compares a data file's SHA-256 with the one its manifest recorded, reading it piece by piece.
     ///
     /// # Errors
-    /// `ArchiveDamage` if it is missing or another; `ObjectStore` if the store fails.
+    /// `ArchiveDamage` if it is missing or another, `Deleted` if a tombstone names it; `ObjectStore` if the store fails.
     pub async fn verify_data(&self, entry: &FileEntry) -> Result<()> {
         let damage = |reason: String| Error::ArchiveDamage { path: entry.path.clone(), reason };
-        let failed = |source| match source {
-            object_store::Error::NotFound { .. } => damage(self.missing_reason(entry)),
-            source => Error::ObjectStore { action: "get", path: entry.path.clone(), source },
-        };
+        let failed = |source| Error::ObjectStore { action: "get", path: entry.path.clone(), source };
         let path = ObjectPath::parse(&entry.path).map_err(|error| damage(error.to_string()))?;
-        let store = self.store_of(self.bucket_of(entry));
-        let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
+        let mut pieces = match self.store_of(self.bucket_of(entry)).get(&path).await {
+            Ok(found) => found.into_stream(),
+            Err(object_store::Error::NotFound { .. }) => return Err(self.absent(entry).await),
+            Err(source) => return Err(failed(source)),
+        };
         let mut hasher = Sha256::new();
         while let Some(bytes) = pieces.next().await {
             hasher.update(bytes.map_err(failed)?);

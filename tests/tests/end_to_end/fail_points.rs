@@ -28,13 +28,15 @@ fn pass(point: FailPoint) -> u32 {
         | FailPoint::RunBeforeCommit
         | FailPoint::RunAfterCommit
         | FailPoint::RunResultPut => 1,
+        // Met by retention alone: its own test dies there.
+        FailPoint::SettledPut | FailPoint::TombstonePut | FailPoint::BuriedFileRemoved => 0,
     }
 }
 
 #[test]
 fn a_death_at_any_durable_step_changes_no_number() -> Result<()> {
     let _turn = one_at_a_time();
-    for (index, point) in FailPoint::ALL.iter().enumerate() {
+    for (index, point) in FailPoint::ALL.iter().enumerate().filter(|(_, point)| pass(**point) > 0) {
         let armed = format!("{}:{}", point.name(), pass(*point));
         eprintln!("fail point {armed}");
         die_and_recover(&armed, 200 + index as u64).with_context(|| format!("fail point {armed}"))?;
