@@ -27,6 +27,12 @@ pub enum Error {
     /// Too many bytes wait for the disk or the cluster. The sender waits and sends again; nothing was stored.
     #[error("{waiting_bytes} bytes already wait to be written; send again later")]
     Busy { waiting_bytes: u64 },
+    /// The spool holds as much as it may. Nothing was stored; the sender sends again later.
+    #[error("the {queue} is full: {bytes} of {bytes_max} bytes")]
+    SpoolFull { queue: &'static str, bytes: u64, bytes_max: u64 },
+    /// The log did not answer in time. What it does with the records is unknown.
+    #[error("the log did not answer within {after_ms} ms")]
+    Slow { after_ms: u64 },
     /// The append failed or its outcome is unknown. The sender sends again with the same ids (CR-1 absorbs a copy).
     #[error("append to the log failed and its outcome is unknown")]
     AppendUnknown {
@@ -140,6 +146,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Busy { .. }
+            | Error::SpoolFull { .. }
+            | Error::Slow { .. }
             | Error::AppendUnknown { .. }
             | Error::Unavailable { .. }
             | Error::ObjectStore { .. } => ErrorKind::Retry,

@@ -2,7 +2,7 @@
 //!
 //! `event` holds clicks, verdicts, identifiers, time and their encodings; `hot` the ordered, partitioned log;
 //! `archive` the immutable Parquet files, manifests, seals and run records; `fs` the file layer both write through;
-//! `breaker` keeps callers from something that is down.
+//! `breaker` keeps callers from something that is down; `spool` keeps records while the log is.
 
 pub mod archive;
 pub mod breaker;
@@ -11,6 +11,7 @@ pub mod event;
 pub mod fail;
 pub mod fs;
 pub mod hot;
+pub mod spool;
 
 pub use error::{Error, ErrorKind, Result};
 pub use event::{

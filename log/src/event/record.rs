@@ -84,6 +84,12 @@ pub fn decode_click(bytes: &[u8]) -> Result<Click, RecordError> {
     })
 }
 
+/// Reads when the click or verdict of a record arrived; `None` if the bytes do not tell.
+pub fn arrival_time(bytes: &[u8]) -> Option<UtcMillis> {
+    let arrival = bytes.get(2..10)?.try_into().ok()?;
+    UtcMillis::new(i64::from_le_bytes(arrival)).ok()
+}
+
 /// Appends the record of `verdict` to `out`.
 pub fn encode_verdict(verdict: &Verdict, out: &mut Vec<u8>) {
     out.extend_from_slice(&[KIND_VERDICT, verdict.schema_version]);

@@ -20,6 +20,7 @@ mod partition;
 mod queue;
 mod read;
 mod recover;
+mod salvage;
 mod scan;
 mod segment;
 mod sync;
@@ -36,6 +37,7 @@ use tracing::warn;
 
 pub use self::config::EmbeddedConfig;
 pub use self::frame::RECORD_BYTES_MAX;
+pub(crate) use self::salvage::{salvage, salvage_segment, segment_path};
 
 use self::commit::{Committer, Writer};
 use self::follow::Follower;

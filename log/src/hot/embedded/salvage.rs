@@ -1,0 +1,102 @@
+//! Reads what can still be read of a damaged partition, for a caller that keeps the files and stores the rest anew.
+//!
+//! The log itself never goes on past damage: its offsets are what checkpoints and manifests stand on. A queue of records
+//! that were acknowledged and are yet to be appended may: each record that reads is one that is not lost.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Records};
+use super::partition::PartitionKey;
+use super::recover::segment_ids;
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentId};
+use crate::error::{Error, Result};
+use crate::event::{Generation, LogOffset, PartitionId, Topic};
+use crate::fs::{FileSystem, read_file};
+
+/// What was read of a damaged partition.
+#[derive(Debug, Default)]
+pub(crate) struct Salvage {
+    /// (offset, bytes), offsets ascending and at or above the one asked for.
+    pub records: Vec<(LogOffset, Bytes)>,
+    /// Records between the first and the last one read that do not read.
+    pub missing: u64,
+}
+
+/// Reads every whole frame of partition 0 of `topic`, from offset `from` on, or from the oldest segment's first where that
+/// is not known. Holds all its records in memory.
+///
+/// # Errors
+/// `Io`. Bytes that are no frame are no error here.
+pub(crate) fn salvage(
+    fs: &dyn FileSystem,
+    directory: &Path,
+    topic: Topic,
+    from: Option<LogOffset>,
+) -> Result<Salvage> {
+    let key = key(topic, PartitionId(0));
+    let own = key.directory(directory);
+    let ids = segment_ids(fs, key, &own)?;
+    let mut next = from.or(ids.first().map(|id| id.base)).unwrap_or(LogOffset(0));
+    let mut salvage = Salvage::default();
+    for id in ids {
+        let path = id.path(&own);
+        let bytes = Bytes::from(read_file(fs, &path).map_err(Error::io("read", &path))?);
+        take_frames(&bytes, &id, &mut next, &mut salvage);
+    }
+    Ok(salvage)
+}
+
+/// Reads every whole frame of a segment's bytes; returns the records and how many between them do not read.
+pub(crate) fn salvage_segment(
+    topic: Topic,
+    partition: PartitionId,
+    base: LogOffset,
+    bytes: &Bytes,
+) -> (Vec<Bytes>, u64) {
+    let (mut next, mut salvage) = (base, Salvage::default());
+    take_frames(bytes, &key(topic, partition).segment(base), &mut next, &mut salvage);
+    (salvage.records.into_iter().map(|(_, record)| record).collect(), salvage.missing)
+}
+
+/// Returns where the segment of generation 0 that begins at `base` lies in the log of `directory`.
+pub(crate) fn segment_path(
+    directory: &Path,
+    topic: Topic,
+    partition: PartitionId,
+    base: LogOffset,
+) -> PathBuf {
+    let key = key(topic, partition);
+    key.segment(base).path(&key.directory(directory))
+}
+
+fn key(topic: Topic, partition: PartitionId) -> PartitionKey {
+    PartitionKey { topic, generation: Generation(0), partition }
+}
+
+fn take_frames(bytes: &Bytes, id: &SegmentId, next: &mut LogOffset, salvage: &mut Salvage) {
+    let mut at = SEGMENT_HEADER_BYTES;
+    while let Some((found, header)) = next_frame(bytes, id, at) {
+        at = found + header.frame_bytes();
+        if header.end() <= *next {
+            continue;
+        }
+        salvage.missing += u64::try_from(header.base.0 - next.0).unwrap_or(0);
+        let payload = bytes.slice(found + FRAME_HEADER_BYTES..at);
+        let records = (header.base.0..).zip(Records::new(payload, header.records));
+        let whole = records.filter_map(|(offset, record)| Some((LogOffset(offset), record.ok()?)));
+        salvage.records.extend(whole.filter(|(offset, _)| *offset >= *next));
+        *next = header.end();
+    }
+}
+
+/// Returns the first whole frame at or after `at`.
+fn next_frame(bytes: &[u8], id: &SegmentId, at: usize) -> Option<(usize, FrameHeader)> {
+    let last = bytes.len().checked_sub(FRAME_HEADER_BYTES)?;
+    (at..=last).find_map(|at| {
+        let header = bytes[at..at + FRAME_HEADER_BYTES].try_into().ok()?;
+        let header = FrameHeader::decode(header).ok()?;
+        header.matches(&bytes[at..], id.seed()).then_some((at, header))
+    })
+}
