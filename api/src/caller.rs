@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use twice_log::CampaignId;
+use twice_log::event::json::{RejectCode, Rejection};
 use twice_store::{ApiKey, CampaignSet, Scope, Tier};
 
 use crate::error::{Error, Result};
-use crate::server::ApiState;
 
 /// The sender of a request. Every handler that reads or changes data takes one: this is where keys are checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,42 @@ impl Caller {
         }
     }
 
+    /// Says `Forbidden` unless the key has the scope, for every campaign: what is asked for is not of single ones.
+    pub fn require_every_campaign(&self, scope: Scope) -> Result<()> {
+        self.require(scope)?;
+        if self.campaigns().is_none() {
+            return Ok(());
+        }
+        Err(Error::Forbidden { detail: "this needs a key for all campaigns".to_owned() })
+    }
+
+    /// Returns the campaigns a list may show: the one asked for, else all that the key reaches; `None` for every one.
+    pub fn visible(
+        &self,
+        scope: Scope,
+        asked: Option<CampaignId>,
+    ) -> Result<Option<BTreeSet<CampaignId>>> {
+        match asked {
+            Some(campaign) => {
+                self.require_for(scope, &campaign)?;
+                Ok(Some([campaign].into()))
+            }
+            None => {
+                self.require(scope)?;
+                Ok(self.campaigns().cloned())
+            }
+        }
+    }
+
+    /// Refuses a click or verdict of a campaign that the key does not reach; the others of its request go on.
+    pub fn admit(&self, campaign: &CampaignId) -> Result<(), Rejection> {
+        if self.campaigns().is_none_or(|campaigns| campaigns.contains(campaign)) {
+            return Ok(());
+        }
+        let detail = format!("the key does not allow campaign {campaign}");
+        Err(Rejection::new(RejectCode::Forbidden, detail))
+    }
+
     /// Returns the tier whose limits hold for the key.
     pub fn tier(&self) -> Tier {
         self.key.as_ref().map(|key| key.tier).unwrap_or_default()
@@ -67,17 +103,16 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, Self::Error>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let trusted_proxies =
-            request.app_data::<web::Data<ApiState>>().map_or(0, |state| state.config.trusted_proxies);
-        let address = address_of(request, trusted_proxies);
-        ready(Ok(Caller { key_id: String::new(), key: None, address }))
+        // The guard leaves one for every request it lets through with a key, or on a node without keys.
+        let caller = request.extensions().get::<Caller>().cloned();
+        ready(caller.ok_or_else(|| Error::Unauthorized { detail: "this needs an API key".to_owned() }.into()))
     }
 }
 
 /// Returns the address of the sender: the peer's, or what the outermost of our proxies saw as its peer.
 ///
 /// Each proxy appends its peer to `X-Forwarded-For`, so what stands left of ours is the sender's own claim.
-fn address_of(request: &HttpRequest, trusted_proxies: u8) -> Option<IpAddr> {
+pub(crate) fn address_of(request: &HttpRequest, trusted_proxies: u8) -> Option<IpAddr> {
     let peer = request.peer_addr().map(|peer| peer.ip());
     let Some(place) = usize::from(trusted_proxies).checked_sub(1) else { return peer };
     let forwarded: Vec<&str> = request

@@ -1,9 +1,10 @@
 //! Settings of the HTTP face.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use twice_log::event::json::AgeLimits;
 
 use crate::error::{Error, Result};
+use crate::limits::LimitsConfig;
 
 /// Settings of the HTTP face; every one has a default that suits one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -31,6 +32,15 @@ pub struct ApiConfig {
     /// of `X-Forwarded-For`. 0 = the peer's own address, the header is not believed. Default 0.
     #[arg(long, default_value_t = ApiConfig::default().trusted_proxies)]
     pub trusted_proxies: u8,
+    /// Serve `/metrics` without a key; else it needs one with scope `admin`. Open it to a scraper of your own network only:
+    /// the numbers are of all campaigns. Default false.
+    #[arg(long, default_value_t = ApiConfig::default().metrics_open, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true")]
+    pub metrics_open: bool,
+    /// How often keys are read again, 100 to 600 000: a key that another process revoked is refused that much later; one
+    /// revoked through this node is refused at once. Shorter asks the store more often. Default 2 000.
+    #[arg(long, default_value_t = ApiConfig::default().key_reload_ms)]
+    pub key_reload_ms: u32,
     /// Most hours one import may announce, 1 to 100 000. Default 10 000.
     #[arg(long, default_value_t = ApiConfig::default().import_hours_max)]
     pub import_hours_max: u32,
@@ -54,6 +64,8 @@ pub struct ApiConfig {
     /// Time requests in flight get to finish at a graceful stop. Default 30.
     #[arg(long, default_value_t = ApiConfig::default().shutdown_timeout_s)]
     pub shutdown_timeout_s: u32,
+    #[command(flatten)]
+    pub limits: LimitsConfig,
 }
 
 impl Default for ApiConfig {
@@ -67,6 +79,8 @@ impl Default for ApiConfig {
             click_age_ms_max: limits.past_ms_max.unwrap_or(7 * DAY_MS),
             click_future_ms_max: limits.future_ms_max,
             trusted_proxies: 0,
+            metrics_open: false,
+            key_reload_ms: 2_000,
             import_hours_max: 10_000,
             query_rows_max: 1_500,
             queries_in_flight_max: 64,
@@ -74,6 +88,7 @@ impl Default for ApiConfig {
             query_cache_bytes_max: 64 << 20,
             retry_after_s: 1,
             shutdown_timeout_s: 30,
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -92,6 +107,7 @@ impl ApiConfig {
         within("body_timeout_ms", self.body_timeout_ms.into(), 100, DAY_MS)?;
         within("click_age_ms_max", self.click_age_ms_max, 0, 400 * DAY_MS)?;
         within("click_future_ms_max", self.click_future_ms_max, 0, DAY_MS)?;
+        within("key_reload_ms", self.key_reload_ms.into(), 100, 600_000)?;
         within("import_hours_max", self.import_hours_max.into(), 1, 100_000)?;
         within("query_rows_max", self.query_rows_max.into(), 1, 100_000)?;
         within("queries_in_flight_max", self.queries_in_flight_max.into(), 1, 10_000)?;
@@ -99,7 +115,8 @@ impl ApiConfig {
         let cache_bytes = i64::try_from(self.query_cache_bytes_max).unwrap_or(i64::MAX);
         within("query_cache_bytes_max", cache_bytes, 1 << 20, 64 << 30)?;
         within("retry_after_s", self.retry_after_s.into(), 0, 3_600)?;
-        within("shutdown_timeout_s", self.shutdown_timeout_s.into(), 0, 3_600)
+        within("shutdown_timeout_s", self.shutdown_timeout_s.into(), 0, 3_600)?;
+        self.limits.validate()
     }
 
     /// Returns the age limits of the door.
@@ -108,7 +125,7 @@ impl ApiConfig {
     }
 }
 
-fn within(setting: &'static str, value: i64, lowest: i64, highest: i64) -> Result<()> {
+pub(crate) fn within(setting: &'static str, value: i64, lowest: i64, highest: i64) -> Result<()> {
     if (lowest..=highest).contains(&value) {
         Ok(())
     } else {

@@ -4,12 +4,14 @@
 //! means certainly not stored. Words: *door* = the checks a click passes before it is stored; *port* = a trait by
 //! which this crate asks something of another part, implemented in the node.
 
+mod access;
 mod caller;
 mod config;
 mod dashboard;
 mod document;
 mod error;
 mod ingest;
+mod limits;
 pub mod metrics;
 mod operations;
 pub mod ports;
@@ -18,7 +20,9 @@ mod query;
 mod routes;
 mod server;
 
+pub use access::{Access, KeyRing, KeyText, NewKey};
 pub use config::ApiConfig;
 pub use error::{Error, Result};
 pub use ingest::PseudonymKeys;
+pub use limits::{LimitsConfig, RateLimits};
 pub use server::{ApiDeps, serve};

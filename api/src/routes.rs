@@ -1,6 +1,6 @@
 //! Every route and what surrounds them.
 //!
-//! Flow of a request: [`stamp`] gives it an id and measures it; its handler answers; what no handler takes goes to
+//! Flow of a request: [`stamp`] gives it an id and measures it; [`guard`] finds its key; its handler answers; what no handler takes goes to
 //! [`fallback`], which tells an unknown path (404) from a known one asked with another method (405). Every error is a
 //! problem document, also those of actix's own extractors.
 
@@ -12,13 +12,14 @@ use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpRequest, HttpResponse, web};
+use actix_web::{App, HttpMessage, HttpRequest, HttpResponse, web};
 use metrics::histogram;
 use tracing::{debug, warn};
 use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
+use crate::access::{RequestId, guard};
 use crate::error::{Error, Result};
 use crate::metrics::REQUEST_SECONDS;
 use crate::server::ApiState;
@@ -54,6 +55,7 @@ pub(crate) fn app(
         .configure(configure)
         .default_service(web::to(fallback))
         .into_app()
+        .wrap(from_fn(guard))
         .wrap(from_fn(stamp))
 }
 
@@ -82,6 +84,13 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(operations::get_mode)
         .service(operations::put_mode)
         .service(operations::post_shadow_runs)
+        .service(operations::get_rate_limits)
+        .service(operations::put_rate_limits)
+        .service(operations::post_rate_limits_revert)
+        .service(operations::get_keys)
+        .service(operations::post_keys)
+        .service(operations::delete_key)
+        .service(operations::get_admin_actions)
         .service(operations::get_stream)
         .service(operations::get_livez)
         .service(operations::get_readyz)
@@ -104,6 +113,7 @@ async fn stamp(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let begun = Instant::now();
     let request_id = request_id_of(&request);
+    request.extensions_mut().insert(RequestId(request_id.clone()));
     let method = request.method().as_str().to_owned();
     let mut response = next.call(request).await?;
     let status = response.status();

@@ -13,6 +13,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::{HttpServer, web};
 use twice_log::Clock;
 use twice_log::hot::ClickLog;
+use twice_log::spool::Spooling;
 use twice_store::aggregates::AggregateReader;
 use twice_store::billing::BillingStore;
 use twice_store::campaigns::CampaignStore;
@@ -20,10 +21,12 @@ use twice_store::imports::ImportStore;
 use twice_store::modes::ModeStore;
 use twice_store::windows::WindowStore;
 
+use crate::access::{Access, KeyRing};
 use crate::config::ApiConfig;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
+use crate::limits::RateLimits;
 use crate::ports::{
     Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl,
     ShadowControl, StreamStatus,
@@ -38,12 +41,16 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 #[derive(Clone)]
 pub struct ApiDeps {
     pub log: Arc<dyn ClickLog>,
+    /// What records are appended through: the log, and the queues beside it.
+    pub spooling: Arc<Spooling>,
     pub windows: Arc<dyn WindowStore>,
     pub billing: Arc<dyn BillingStore>,
     pub aggregates: Arc<dyn AggregateReader>,
     pub campaigns: Arc<dyn CampaignStore>,
     pub imports: Arc<dyn ImportStore>,
     pub modes: Arc<dyn ModeStore>,
+    pub keys: Arc<KeyRing>,
+    pub limits: Arc<RateLimits>,
     pub clock: Arc<dyn Clock>,
     pub pseudonyms: Arc<PseudonymKeys>,
     pub reconcile: Arc<dyn ReconcileControl>,
@@ -72,6 +79,11 @@ impl ApiState {
     pub fn start(deps: ApiDeps, config: ApiConfig) -> Result<web::Data<Self>> {
         config.validate()?;
         let query = QueryActor::new(deps.clone(), &config).start();
+        if deps.keys.access() == Access::Keyed {
+            let reload_interval = Duration::from_millis(config.key_reload_ms.into());
+            actix_web::rt::spawn(deps.keys.keep(reload_interval));
+        }
+        actix_web::rt::spawn(deps.limits.clone().run(deps.stream.clone(), Arc::new(|| 0)));
         let document = Document::build(routes::configure)?;
         Ok(web::Data::new(Self { deps, config, query, document }))
     }

@@ -15,27 +15,31 @@ use twice_actors::{
     ArchiverConfig, Archiving, ArchivingParts, ProcessReplay, ReplayConfig, StreamConfig, StreamParts,
     StreamPath,
 };
-use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
+use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, PseudonymKeys, RateLimits};
 use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, ArchiveLocation, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
+use twice_log::spool::{SpoolConfig, Spooling};
 use twice_log::{Clock, WallClock};
 use twice_reconciler::recompute::ProcessRecompute;
 use twice_reconciler::{Reconciler, ReconcilerConfig, ReconcilerDeps, ReconcilerHandle};
-use twice_store::{ArchiveAggregates, SledWindows, SqliteStore, WindowStore};
+use twice_store::{ArchiveAggregates, ResilientWindows, SqliteStore, WindowStore};
 
 use crate::archive;
 use crate::audit::AuditProcess;
 use crate::database;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
+use crate::keys;
 use crate::log::{LogConfig, OpenLog};
 use crate::ports::{
     ArchiverFlush, Around, Audits, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
 };
 use crate::recovery::Recovery;
+use crate::stores::StoresConfig;
+use crate::spool;
 use crate::swap::refuse_unfinished;
 use crate::trim::{TrimConfig, Trimming};
 
@@ -47,6 +51,7 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     pub counting: CountingSettings,
     pub log: LogConfig,
+    pub spool: SpoolConfig,
     pub stream: StreamConfig,
     pub archiver: ArchiverConfig,
     pub s3: S3Config,
@@ -54,23 +59,31 @@ pub struct NodeConfig {
     pub replay: ReplayConfig,
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
+    pub stores: StoresConfig,
     pub disk: DiskConfig,
     pub trim: TrimConfig,
     pub fail_points: FailPoints,
+    pub access: Access,
     pub render_metrics: RenderMetrics,
 }
 
 /// A running node.
 pub struct Node {
     log: OpenLog,
-    windows: Arc<SledWindows>,
+    spooling: Arc<Spooling>,
+    draining: JoinHandle<()>,
+    windows: Arc<ResilientWindows>,
     store: Arc<SqliteStore>,
+    /// The same store, for requests: they do not wait long for it.
+    bounded: Arc<SqliteStore>,
     stream: StreamPath,
     archiving: Archiving,
     reconciler: ReconcilerHandle,
     housekeeping: JoinHandle<()>,
     recovery: Arc<Recovery>,
     audits: Arc<Audits>,
+    keys: Arc<KeyRing>,
+    limits: Arc<RateLimits>,
     _lock: File,
 }
 
@@ -87,11 +100,18 @@ impl Node {
         let space = Arc::new(DiskSpace::new(folder, config.disk)?);
         let log =
             OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
+        let spooling = spool::open(&config.spool, folder, log.shared(), fs.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
         let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
         let store = Arc::new(database::open_for_writing(folder, &archive, clock.clone()).await?);
+        let keys =
+            keys::open(store.clone(), clock.clone(), config.access, &config.fail_points).await?;
+        let limits = RateLimits::open(store.clone(), clock.clone(), config.api.limits.clone()).await?;
         let windows_folder = folder.join("sled/windows");
-        let windows = Arc::new(SledWindows::open(&windows_folder, config.windows_cache_bytes).await?);
+        let limit = config.stores.limit()?;
+        let windows = ResilientWindows::open(&windows_folder, config.windows_cache_bytes, limit).await?;
+        let windows = Arc::new(windows);
+        let bounded = Arc::new(store.bounded(limit));
         let click_log = log.shared();
         let (stream, archiving) =
             start_readers(&config, click_log.clone(), windows.clone(), archive.clone(), clock.clone())
@@ -122,6 +142,8 @@ impl Node {
             clock: clock.clone(),
             freshness: Arc::default(),
             space: space.clone(),
+            windows: windows.clone(),
+            bounded: bounded.clone(),
         });
         let housekeeping = Housekeeping {
             status: status.clone(),
@@ -133,14 +155,19 @@ impl Node {
         };
         let node = Self {
             log,
+            draining: actix_web::rt::spawn(spooling.clone().drain()),
+            spooling,
             windows,
             store,
+            bounded,
             stream,
             archiving,
             reconciler,
             housekeeping: actix_web::rt::spawn(housekeeping.run()),
             recovery,
             audits: Arc::new(Audits::new(audits)),
+            keys,
+            limits,
             _lock: lock,
         };
         let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
@@ -160,12 +187,15 @@ impl Node {
     ) -> ApiDeps {
         ApiDeps {
             log: self.log.shared(),
+            spooling: self.spooling.clone(),
             windows: self.windows.clone(),
-            billing: self.store.clone(),
+            billing: self.bounded.clone(),
             aggregates,
-            campaigns: self.store.clone(),
-            imports: self.store.clone(),
-            modes: self.store.clone(),
+            campaigns: self.bounded.clone(),
+            imports: self.bounded.clone(),
+            modes: self.bounded.clone(),
+            keys: self.keys.clone(),
+            limits: self.limits.clone(),
             clock,
             pseudonyms,
             reconcile: Arc::new(Reconciles(self.reconciler.clone())),
@@ -181,17 +211,30 @@ impl Node {
         }
     }
 
+    /// Stops what may take long and is safe to drop at any moment: runs, their child processes and housekeeping. Who waits
+    /// for a run hears that it ended.
+    pub async fn stop_long_work(&self) {
+        self.housekeeping.abort();
+        self.draining.abort();
+        self.reconciler.stop().await;
+    }
+
     /// Stops every part once the server takes nothing more: what was taken is applied and checkpointed.
     ///
     /// # Errors
     /// The first part that failed; the others are stopped all the same.
     pub async fn stop(self) -> Result<()> {
-        self.housekeeping.abort();
-        self.reconciler.stop().await;
+        self.stop_long_work().await;
+        // Only the moments of last uses: what a stop owes to clicks goes on without them.
+        if let Err(error) = self.keys.note_uses().await {
+            tracing::warn!(%error, "last uses of keys could not be written down");
+        }
         let stream = self.stream.flush_and_stop().await.context("stopping the stream path");
         let archiving = self.archiving.stop().await.context("stopping the archiver");
         let windows = self.windows.flush().await.context("flushing the windows");
         self.store.close().await;
+        // What is held stays on disk; the next start drains it.
+        self.spooling.close();
         self.log.close();
         let stopped = stream.and(archiving).and(windows);
         // Only a stop that wrote everything down is a graceful one.

@@ -22,7 +22,7 @@ pub async fn newest_rows(
     let mut query = BillingQuery {
         from: hour,
         to: hour.plus(1),
-        campaign: None,
+        campaigns: None,
         path: Some(path),
         version: None,
         as_of: None,
@@ -47,7 +47,7 @@ pub async fn divergence(billing: &dyn BillingStore, hour: Hour) -> Result<Vec<Di
     let mut divergence = Vec::new();
     let mut cursor = None;
     loop {
-        let page = billing.divergence(hour, None, PAGE, cursor).await?;
+        let page = billing.divergence(hour, None, None, PAGE, cursor).await?;
         divergence.extend(page.rows.into_iter().map(|row| row.divergence));
         cursor = page.next_cursor;
         if cursor.is_none() {

@@ -31,7 +31,7 @@ async fn rows(node: &Node, path: Option<BillingPath>) -> Vec<BillingRow> {
     let query = BillingQuery {
         from: hour(),
         to: hour().plus(1),
-        campaign: None,
+        campaigns: None,
         path,
         version: None,
         as_of: None,
@@ -42,7 +42,7 @@ async fn rows(node: &Node, path: Option<BillingPath>) -> Vec<BillingRow> {
 }
 
 async fn divergence(node: &Node) -> Vec<DivergenceRow> {
-    node.store.divergence(hour(), None, 100, None).await.expect("divergence").rows
+    node.store.divergence(hour(), None, None, 100, None).await.expect("divergence").rows
 }
 
 async fn replay(

@@ -31,7 +31,7 @@ async fn rows(node: &Node, hour: Hour) -> Vec<BillingRow> {
     let query = BillingQuery {
         from: hour,
         to: hour.plus(1),
-        campaign: None,
+        campaigns: None,
         path: Some(BillingPath::Lambda),
         version: None,
         as_of: None,
@@ -73,6 +73,7 @@ async fn put_rate(node: &Node, cpc_micros: i64, effective: i64, recorded: i64) {
         currency: "EUR".parse().expect("valid currency"),
         cpc_micros,
         daily_budget_micros: None,
+        strict: false,
         effective_from: Some(at(effective)),
     };
     node.store.put_campaign(put, at(recorded)).await.expect("campaign is put");

@@ -67,6 +67,7 @@ async fn put_campaign(node: &Node, number: u8, cpc_micros: i64, from: i64, recor
         currency: "EUR".parse().expect("valid currency"),
         cpc_micros,
         daily_budget_micros: Some(9_000_000),
+        strict: false,
         effective_from: Some(at(from)),
     };
     node.store.put_campaign(put, recorded_at).await.expect("campaign is put");
@@ -107,7 +108,7 @@ fn hours() -> (Hour, Hour) {
 fn query(version: Option<u32>, as_of: Option<UtcMicros>) -> BillingQuery {
     let (from, to) = hours();
     let path = Some(BillingPath::Lambda);
-    BillingQuery { from, to, campaign: None, path, version, as_of, limit: 1_000, cursor: None }
+    BillingQuery { from, to, campaigns: None, path, version, as_of, limit: 1_000, cursor: None }
 }
 
 fn kappa(query: BillingQuery) -> BillingQuery {
@@ -130,7 +131,7 @@ async fn answers(store: &SqliteStore, moments: &[UtcMicros]) -> Vec<String> {
         let hours = store.billed_hours_as_of(None, from, to, *moment).await.expect("billed hours");
         let mut divergence = Vec::new();
         for hours in 0..3 {
-            let page = store.divergence(hour().plus(hours), Some(*moment), 1_000, None).await;
+            let page = store.divergence(hour().plus(hours), Some(*moment), None, 1_000, None).await;
             divergence.extend(page.expect("divergence").rows);
         }
         answers.push(format!("as of {moment}: {rows:#?} {in_force:#?} {hours:?} {divergence:#?}"));
@@ -138,7 +139,7 @@ async fn answers(store: &SqliteStore, moments: &[UtcMicros]) -> Vec<String> {
     let corrections = CorrectionsQuery {
         from,
         to,
-        campaign: None,
+        campaigns: None,
         since: None,
         as_of: None,
         include_unchanged: true,
@@ -275,7 +276,7 @@ async fn settings_are_copied_from_the_old_file_and_what_runs_recorded_is_added()
         store.copy_settings(&node.folder().join("twice.sqlite")).await.expect("copied");
         store.restore_rates(&recorded_rates(&node.archive).await.expect("rates")).await.expect("restored");
     }
-    let (old, new) = (node.store.campaigns(10, None), store.campaigns(10, None));
+    let (old, new) = (node.store.campaigns(None, 10, None), store.campaigns(None, 10, None));
     assert_eq!(new.await.expect("campaigns").rows, old.await.expect("campaigns").rows);
     let damaged = node.folder().join("damaged.sqlite");
     std::fs::write(&damaged, [7; 4096]).expect("written");

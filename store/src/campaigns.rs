@@ -3,6 +3,8 @@
 //! Guarantee: a rate or budget once recorded never changes; what is put later is a further record. [`put`] decides what
 //! a put appends, so every backend decides alike.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use twice_log::archive::Rate;
@@ -19,6 +21,8 @@ pub struct PutCampaign {
     pub currency: Currency,
     pub cpc_micros: i64,
     pub daily_budget_micros: Option<i64>,
+    /// Stops while its spend is not known, rather than serving on (CR-11).
+    pub strict: bool,
     /// `None`: from the moment of recording.
     pub effective_from: Option<UtcMillis>,
 }
@@ -30,6 +34,8 @@ pub struct Campaign {
     pub name: String,
     pub currency: Currency,
     pub daily_budget_micros: Option<i64>,
+    /// Stops while its spend is not known (CR-11).
+    pub strict: bool,
     pub rates: Vec<Rate>,
 }
 
@@ -45,6 +51,7 @@ impl Campaign {
 pub(crate) struct StoredCampaign {
     pub campaign: Campaign,
     pub budget_recorded_at: Option<UtcMillis>,
+    pub strict_recorded_at: Option<UtcMillis>,
 }
 
 /// What one put writes besides the campaign itself.
@@ -53,6 +60,8 @@ pub(crate) struct Appends {
     pub rate: Option<Rate>,
     /// The budget put, and when it was recorded.
     pub budget: Option<(Option<i64>, UtcMillis)>,
+    /// The strictness put, and when it was recorded.
+    pub strict: Option<(bool, UtcMillis)>,
 }
 
 /// Applies a put to what is stored (`None`: nothing yet) and returns what it appends.
@@ -81,9 +90,11 @@ pub(crate) fn put(
             name: String::new(),
             currency: new.currency,
             daily_budget_micros: None,
+            strict: false,
             rates: Vec::new(),
         },
         budget_recorded_at: None,
+        strict_recorded_at: None,
     });
     known.campaign.name.clone_from(&new.name);
     let rate = append_rate(&mut known.campaign, new, recorded_at);
@@ -93,7 +104,13 @@ pub(crate) fn put(
         known.budget_recorded_at = Some(at);
         (new.daily_budget_micros, at)
     });
-    Ok(Appends { rate, budget })
+    let strict = (known.campaign.strict != new.strict).then(|| {
+        let at = after(known.strict_recorded_at, recorded_at);
+        known.campaign.strict = new.strict;
+        known.strict_recorded_at = Some(at);
+        (new.strict, at)
+    });
+    Ok(Appends { rate, budget, strict })
 }
 
 fn append_rate(campaign: &mut Campaign, new: &PutCampaign, recorded_at: UtcMillis) -> Option<Rate> {
@@ -138,8 +155,13 @@ pub trait CampaignStore: Send + Sync + 'static {
     /// Returns one campaign.
     async fn campaign(&self, id: &CampaignId) -> Result<Option<Campaign>>;
 
-    /// Returns campaigns in order of id.
-    async fn campaigns(&self, limit: u32, cursor: Option<String>) -> Result<Page<Campaign>>;
+    /// Returns campaigns in order of id; of those in `campaigns` alone, where given.
+    async fn campaigns(
+        &self,
+        campaigns: Option<&BTreeSet<CampaignId>>,
+        limit: u32,
+        cursor: Option<String>,
+    ) -> Result<Page<Campaign>>;
 
     /// Returns every rate recorded so far that takes effect before `before`, sorted by (campaign, effective_from,
     /// recorded_at): what a run records as its inputs.

@@ -84,7 +84,7 @@ pub struct StoredKey {
     pub secret_sha256: [u8; 32],
 }
 
-/// One thing an administrator did, or was refused.
+/// One thing an administrator asked for: noted before it is done, and again with the status of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminAction {
     pub at: UtcMillis,
@@ -94,8 +94,9 @@ pub struct AdminAction {
     pub request_id: String,
     /// Method and path.
     pub action: String,
-    /// HTTP status of the answer.
-    pub status: u16,
+    /// HTTP status of the answer; `None` in the note made before, so that what was done is known even where its answer
+    /// was never written down.
+    pub status: Option<u16>,
 }
 
 /// The store of keys and of the log of actions.

@@ -1,8 +1,8 @@
 //! Appends the records of one request and says what became of each.
 //!
-//! Guarantee (G-1): `accepted` counts records that are durable; `rejected` ones are certainly not stored; every other
-//! one stands in `retry`, because the log was busy or because its answer did not tell. A retry with the ids of
-//! `click_ids` is absorbed where the first attempt was stored after all (CR-1).
+//! Guarantee (G-1): `accepted` counts records that are durable, in the log or in the spool; `rejected` ones are certainly
+//! not stored; every other one stands in `retry`, because neither takes any. A retry with the ids of `click_ids` is
+//! absorbed where the first attempt was stored after all (CR-1).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,9 +13,10 @@ use actix_web::http::header::RETRY_AFTER;
 use bytes::Bytes;
 use metrics::{counter, histogram};
 use serde::Serialize;
-use tracing::warn;
+use tracing::debug;
 use twice_log::event::json::{RejectCode, Rejection};
 use twice_log::hot::AppendRecord;
+use twice_log::spool::{Route, Stored};
 use twice_log::{CampaignId, PartitionId, Topic};
 use utoipa::ToSchema;
 
@@ -106,17 +107,24 @@ impl Prepared {
         self.answer.rejected.push(RejectedRecord { index, code, detail });
     }
 
-    /// Appends what passed in one call and returns what became of each record; resolves once it is durable.
-    pub async fn append(self, deps: &ApiDeps, kind: Kind) -> IngestAnswer {
+    /// Appends what passed in one call, where `route` says, and returns what became of each record; resolves once it is
+    /// durable.
+    pub async fn append(self, deps: &ApiDeps, kind: Kind, route: Route) -> IngestAnswer {
         let Prepared { buffer, passed, mut answer, .. } = self;
         if passed.is_empty() {
             return answer;
         }
-        if deps.admission.admit().is_err() {
+        let route = match deps.admission.admit() {
+            Ok(()) => route,
+            // The log's disk must not be filled further; the spool lies on another one.
+            Err(_) if deps.spooling.is_apart() && route == Route::Log => Route::Spool,
+            Err(_) if deps.spooling.is_apart() => route,
             // Whoever refuses has said why, once; a line for each request would fill the disk further.
-            answer.retry = passed.iter().map(|(index, ..)| *index).collect();
-            return answer;
-        }
+            Err(_) => {
+                answer.retry = passed.iter().map(|(index, ..)| *index).collect();
+                return answer;
+            }
+        };
         let buffer = Bytes::from(buffer);
         let mut start = 0;
         let mut records = Vec::with_capacity(passed.len());
@@ -125,13 +133,18 @@ impl Prepared {
             start = *end;
         }
         let begun = Instant::now();
-        match deps.log.append(kind.topic(), records).await {
-            Ok(()) => {
+        match deps.spooling.append(kind.topic(), records, route).await {
+            Ok(stored) => {
                 answer.accepted = passed.len() as u32; // bounded by batch_records_max
+                if let Some(held) = held_name(stored) {
+                    let labels = [("queue", held), ("kind", kind.name())];
+                    counter!(names::HELD_TOTAL, &labels).increment(answer.accepted.into());
+                }
                 histogram!(names::ACKNOWLEDGE_SECONDS, "kind" => kind.name()).record(begun.elapsed());
             }
+            // During an outage every request ends here, and readiness tells it already.
             Err(error) => {
-                warn!(%error, records = passed.len(), topic = %kind.topic(), "append failed, sender retries");
+                debug!(%error, records = passed.len(), topic = %kind.topic(), "append failed, sender retries");
                 answer.retry = passed.iter().map(|(index, ..)| *index).collect();
             }
         }
@@ -167,6 +180,14 @@ impl IngestAnswer {
     }
 }
 
+fn held_name(stored: Stored) -> Option<&'static str> {
+    match stored {
+        Stored::Log => None,
+        Stored::Spool => Some("spool"),
+        Stored::Spill => Some("spill"),
+    }
+}
+
 fn code_name(code: RejectCode) -> &'static str {
     match code {
         RejectCode::Malformed => "malformed",
@@ -176,6 +197,7 @@ fn code_name(code: RejectCode) -> &'static str {
         RejectCode::TooOld => "too_old",
         RejectCode::InFuture => "in_future",
         RejectCode::SchemaVersion => "schema_version",
+        RejectCode::Forbidden => "forbidden",
     }
 }
 
@@ -193,6 +215,7 @@ mod tests {
             RejectCode::TooOld,
             RejectCode::InFuture,
             RejectCode::SchemaVersion,
+            RejectCode::Forbidden,
         ] {
             let public = serde_json::to_value(code).expect("serialises");
             assert_eq!(public, code_name(code));

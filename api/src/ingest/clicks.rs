@@ -4,16 +4,18 @@ use actix_web::{HttpRequest, HttpResponse, post, web};
 use bytes::Bytes;
 use rand::Rng;
 use serde::Deserialize;
-use twice_log::event::json::{AgeLimits, JsonClick, RejectCode, Rejection};
+use twice_log::event::json::{AgeLimits, RejectCode, Rejection};
 use twice_log::event::{IpHash, record};
+use twice_log::spool::Route;
 use twice_log::{Click, ClickId, UtcMillis};
+use twice_store::Scope;
 use twice_store::imports::Import;
 use utoipa::IntoParams;
 
 use super::answer::{IngestAnswer, Kind, Prepared};
-use super::batch::{Format, read_batch};
-use super::body::read_body;
+use super::body::read_bytes;
 use super::pseudonym::KeySet;
+use super::shape::{GivenId, Incoming, Shape};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
@@ -25,6 +27,8 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 const INLINE_BYTES_MAX: usize = 128 << 10;
 /// Bytes of an encoded click with identifiers of usual length; a guess that saves growing the buffer.
 const RECORD_BYTES_EXPECTED: usize = 128;
+/// Bytes of a click in a body, a guess of the same kind.
+const CLICK_BYTES_EXPECTED: usize = 120;
 
 /// Which announced import the clicks belong to.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -37,7 +41,7 @@ pub(crate) struct ClicksParams {
     first_row: Option<u64>,
 }
 
-/// Takes in clicks: one object, an array, or one object a line.
+/// Takes in clicks: one object, an array, one object a line, CloudEvents, or an Arrow IPC stream.
 ///
 /// 202 leaves only after every click counted in `accepted` is durable. Clicks without `click_id` get one, derived from
 /// the `Idempotency-Key` or from the row of the import where there is one, and named in `click_ids`.
@@ -49,8 +53,17 @@ pub(crate) struct ClicksParams {
     ),
     request_body(
         description = "a click: `campaign_id` and, optionally, `click_id` (UUID), `ad_id`, `user_id`, \
-            `publisher_id`, `event_time` (RFC 3339 or epoch milliseconds), `schema_version`",
-        content((serde_json::Value = "application/json"), (String = "application/x-ndjson")),
+            `publisher_id`, `event_time` (RFC 3339 or epoch milliseconds), `schema_version`. As CloudEvents 1.0 \
+            (`type` `com.count-twice.click.v1` or `.v2`) it is the event's data, and `id` and `time` of the event are \
+            its own where it has none. As an Arrow IPC stream these are the columns; `click_id` may be 16 bytes, \
+            `event_time` a timestamp",
+        content(
+            (serde_json::Value = "application/json"),
+            (String = "application/x-ndjson"),
+            (serde_json::Value = "application/cloudevents+json"),
+            (serde_json::Value = "application/cloudevents-batch+json"),
+            (String = "application/vnd.apache.arrow.stream"),
+        ),
     ),
     responses(
         (status = 202, description = "some or all are durable", body = IngestAnswer),
@@ -70,10 +83,14 @@ pub(crate) async fn post_clicks(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Ingest)?;
+    let allowance = state.deps.limits.of(&caller);
+    allowance.glance()?;
     let config = &state.config;
     let import = announced(&state, &params).await?;
     let naming = Naming::of(&request, &caller, import.as_ref(), params.first_row)?;
-    let (format, body) = read_body(&request, payload, config).await?;
+    let shape = Shape::of(&request)?;
+    let body = read_bytes(&request, payload, config).await?;
     let arrival_time = state.deps.clock.now();
     let keys = keys_of_request(&state, arrival_time, import.as_ref()).await?;
     let door = Door {
@@ -81,19 +98,21 @@ pub(crate) async fn post_clicks(
         limits: config.age_limits(),
         import,
         naming,
+        key_id: caller.key_id.clone(),
         keys,
         ip_hash: caller.address.map(|address| state.deps.pseudonyms.ip_hash(address)),
+        caller,
         partitions: state.deps.log.partitions(),
         records_max: config.batch_records_max,
     };
     let prepared = if body.len() <= INLINE_BYTES_MAX {
-        door.prepare(&body, format)?
+        door.prepare(&body, &shape)?
     } else {
-        web::block(move || door.prepare(&body, format))
+        web::block(move || door.prepare(&body, &shape))
             .await
             .map_err(|source| Error::Internal { what: "checking clicks", source: Some(Box::new(source)) })??
     };
-    let answer = prepared.append(&state.deps, Kind::Click).await;
+    let answer = prepared.append(&state.deps, Kind::Click, Route::Log).await;
     answer.record_metrics(Kind::Click);
     Ok(answer.into_response(config.retry_after_s))
 }
@@ -198,19 +217,22 @@ struct Door {
     /// Its hours are in order.
     import: Option<Import>,
     naming: Naming,
+    /// Of the sender, for ids derived from events.
+    key_id: String,
     /// Of every month the limits and the import let through.
     keys: KeySet,
     ip_hash: Option<IpHash>,
+    caller: Caller,
     partitions: u32,
     records_max: u32,
 }
 
 impl Door {
-    fn prepare(&self, body: &Bytes, format: Format) -> Result<Prepared> {
-        let clicks = read_batch::<JsonClick<'_>>(body, format, self.records_max)?;
-        let mut prepared = Prepared::new(self.partitions, clicks.len(), clicks.len() * RECORD_BYTES_EXPECTED);
+    fn prepare(&self, body: &Bytes, shape: &Shape) -> Result<Prepared> {
+        let expected = (body.len() / CLICK_BYTES_EXPECTED).clamp(1, self.records_max as usize);
+        let mut prepared = Prepared::new(self.partitions, expected, expected * RECORD_BYTES_EXPECTED);
         let mut random = rand::rng();
-        for (index, parsed) in (0u32..).zip(clicks) {
+        shape.read(body, &self.key_id, self.records_max, &mut |index, parsed| {
             let mut given = None;
             let checked = parsed.and_then(|click| self.check(&click, index, &mut given, &mut random));
             match checked {
@@ -222,23 +244,28 @@ impl Door {
                 }
                 Err(rejection) => prepared.reject(index, rejection),
             }
-        }
+        })?;
         Ok(prepared)
     }
 
     /// Checks one click and makes it pseudonymous; `given` is the id it got, if it came without.
     fn check(
         &self,
-        click: &JsonClick<'_>,
+        incoming: &Incoming<'_>,
         index: u32,
         given: &mut Option<uuid::Uuid>,
         random: &mut impl Rng,
     ) -> Result<Click, Rejection> {
         let name = || {
-            let id = self.naming.id(index, self.arrival_time, random);
+            let id = match incoming.id {
+                GivenId::AsBytes(id) => return id,
+                GivenId::OfEvent(id) => id,
+                GivenId::OfClick => self.naming.id(index, self.arrival_time, random),
+            };
             *given = Some(id.0);
             id
         };
+        let click = &incoming.click;
         let mut click = match &self.import {
             None => click.validate(self.arrival_time, name, &self.limits)?,
             Some(import) => {
@@ -248,6 +275,7 @@ impl Door {
                 click
             }
         };
+        self.caller.admit(&click.campaign_id)?;
         click.user_id = self.keys.pseudonym(&click.user_id, click.event_time);
         // Records of version 1 have no room for it.
         click.ip_hash = self.ip_hash.filter(|_| click.schema_version >= 2);

@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use twice_log::Hour;
 use twice_log::event::Sha256Hex;
+use twice_store::Scope;
 use utoipa::ToSchema;
 
 use crate::caller::Caller;
@@ -41,9 +42,10 @@ pub(crate) struct AnnouncedImport {
 #[post("/v1/imports")]
 pub(crate) async fn post_imports(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     announce: web::Json<AnnounceImport>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Ingest)?;
     let AnnounceImport { mut hours, sha256 } = announce.into_inner();
     let sha256 = sha256.to_ascii_lowercase();
     if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {

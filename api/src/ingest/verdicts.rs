@@ -3,6 +3,8 @@
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use twice_log::event::json::JsonVerdict;
 use twice_log::event::record;
+use twice_log::spool::Route;
+use twice_store::Scope;
 
 use super::answer::{IngestAnswer, Kind, Prepared};
 use super::batch::read_batch;
@@ -35,10 +37,11 @@ const RECORD_BYTES_EXPECTED: usize = 96;
 #[post("/v1/verdicts")]
 pub(crate) async fn post_verdicts(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Verdicts)?;
     let config = &state.config;
     let (format, body) = read_body(&request, payload, config).await?;
     let arrival_time = state.deps.clock.now();
@@ -46,14 +49,15 @@ pub(crate) async fn post_verdicts(
     let bytes_expected = verdicts.len() * RECORD_BYTES_EXPECTED;
     let mut prepared = Prepared::new(state.deps.log.partitions(), verdicts.len(), bytes_expected);
     for (index, parsed) in (0u32..).zip(verdicts) {
-        match parsed.and_then(|verdict| verdict.validate(arrival_time)) {
+        let checked = parsed.and_then(|verdict| verdict.validate(arrival_time));
+        match checked.and_then(|verdict| caller.admit(&verdict.campaign_id).map(|()| verdict)) {
             Ok(verdict) => {
                 prepared.pass(index, &verdict.campaign_id, |out| record::encode_verdict(&verdict, out));
             }
             Err(rejection) => prepared.reject(index, rejection),
         }
     }
-    let answer = prepared.append(&state.deps, Kind::Verdict).await;
+    let answer = prepared.append(&state.deps, Kind::Verdict, Route::Log).await;
     answer.record_metrics(Kind::Verdict);
     Ok(answer.into_response(config.retry_after_s))
 }

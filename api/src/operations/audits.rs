@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, post, web};
 use serde::Deserialize;
 use twice_log::{CampaignId, Hour};
+use twice_store::Scope;
 use utoipa::ToSchema;
 
 use crate::caller::Caller;
@@ -38,9 +39,10 @@ pub(crate) struct AuditRequest {
 #[post("/v1/audits")]
 pub(crate) async fn post_audits(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     request: web::Json<AuditRequest>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let AuditRequest { hour, campaign } = request.into_inner();
     let audited = state.deps.audit.audit(hour, campaign).await;
     let certificate = audited.map_err(|error| Error::of_port("audit", state.config.retry_after_s, error))?;

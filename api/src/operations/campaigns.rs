@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, put, web};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::Rate;
 use twice_log::{CampaignId, Currency, UtcMillis};
-use twice_store::{Campaign, Page, PutCampaign};
+use twice_store::{Campaign, Page, PutCampaign, Scope};
 use utoipa::ToSchema;
 
 use super::{PageParams, read_limit};
@@ -36,6 +36,9 @@ pub(crate) struct CampaignBody {
     cpc_micros: i64,
     /// Budget of a UTC day; null for none.
     daily_budget_micros: Option<i64>,
+    /// Whether the campaign stops (budget state `unknown`) while its spend is not known; default false.
+    #[serde(default)]
+    strict: bool,
     /// From which event time on the price counts; default the moment it is recorded.
     #[schema(value_type = Option<String>, format = "date-time")]
     effective_from: Option<UtcMillis>,
@@ -60,6 +63,7 @@ pub(crate) struct CampaignJson {
     #[schema(value_type = String)]
     currency: Currency,
     daily_budget_micros: Option<i64>,
+    strict: bool,
     rates: Vec<RateJson>,
 }
 
@@ -75,6 +79,7 @@ impl From<Campaign> for CampaignJson {
             name: campaign.name,
             currency: campaign.currency,
             daily_budget_micros: campaign.daily_budget_micros,
+            strict: campaign.strict,
             rates: campaign.rates.into_iter().map(rate_json).collect(),
         }
     }
@@ -120,6 +125,7 @@ impl CampaignBody {
             currency: self.currency,
             cpc_micros: self.cpc_micros,
             daily_budget_micros: self.daily_budget_micros,
+            strict: self.strict,
             effective_from: self.effective_from,
         })
     }
@@ -134,11 +140,12 @@ impl CampaignBody {
 #[get("/v1/campaigns")]
 pub(crate) async fn get_campaigns(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     page: web::Query<PageParams>,
 ) -> Result<HttpResponse> {
     let PageParams { limit, cursor } = page.into_inner();
-    let page = state.deps.campaigns.campaigns(read_limit(limit)?, cursor).await;
+    caller.require(Scope::Query)?;
+    let page = state.deps.campaigns.campaigns(caller.campaigns(), read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } = page.map_err(|error| store_error(&state, error))?;
     let rows = rows.into_iter().map(CampaignJson::from).collect();
     Ok(HttpResponse::Ok().json(CampaignPage { rows, next_cursor }))
@@ -156,9 +163,10 @@ pub(crate) async fn get_campaigns(
 #[get("/v1/campaigns/{campaign_id}")]
 pub(crate) async fn get_campaign(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     campaign: web::Path<CampaignId>,
 ) -> Result<HttpResponse> {
+    caller.require_for(Scope::Query, &campaign)?;
     let found = state.deps.campaigns.campaign(&campaign).await;
     match found.map_err(|error| store_error(&state, error))? {
         Some(found) => Ok(HttpResponse::Ok().json(CampaignJson::from(found))),
@@ -180,10 +188,11 @@ pub(crate) async fn get_campaign(
 #[put("/v1/campaigns/{campaign_id}")]
 pub(crate) async fn put_campaign(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     campaign: web::Path<CampaignId>,
     body: web::Json<CampaignBody>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let put = body.into_inner().check(Some(campaign.into_inner())).map_err(Error::unprocessable)?;
     let stored = state.deps.campaigns.put_campaign(put, state.deps.clock.now()).await;
     let stored = stored.map_err(|error| store_error(&state, error))?;
@@ -206,10 +215,11 @@ pub(crate) async fn put_campaign(
 #[post("/v1/campaigns")]
 pub(crate) async fn post_campaigns(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let (format, body) = read_body(&request, payload, &state.config).await?;
     let parsed = read_batch::<CampaignBody>(&body, format, state.config.batch_records_max)?;
     let mut puts = Vec::with_capacity(parsed.len());

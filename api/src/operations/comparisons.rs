@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use twice_log::Hour;
-use twice_store::Page;
+use twice_store::{Page, Scope};
 use utoipa::ToSchema;
 
 use super::{PageParams, read_limit};
@@ -58,9 +58,10 @@ pub(crate) struct ComparisonPage {
 #[post("/v1/comparisons")]
 pub(crate) async fn post_comparisons(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     body: web::Json<StartComparison>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let StartComparison { from, to, prices } = body.into_inner();
     if from >= to {
         return Err(Error::unprocessable(format!("from ({from}) must lie before to ({to})")));
@@ -80,10 +81,11 @@ pub(crate) async fn post_comparisons(
 #[get("/v1/comparisons")]
 pub(crate) async fn get_comparisons(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     page: web::Query<PageParams>,
 ) -> Result<HttpResponse> {
     let PageParams { limit, cursor } = page.into_inner();
+    caller.require(Scope::Admin)?;
     let listed = state.deps.compare.list(read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } =
         listed.map_err(|error| Error::of_port(PART, state.config.retry_after_s, error))?;
@@ -102,9 +104,10 @@ pub(crate) async fn get_comparisons(
 #[get("/v1/comparisons/{id}")]
 pub(crate) async fn get_comparison(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     id: web::Path<String>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let found = state.deps.compare.get(&id).await;
     let json = found.map_err(|error| Error::of_port(PART, state.config.retry_after_s, error))?;
     Ok(HttpResponse::Ok().content_type("application/json").body(json))

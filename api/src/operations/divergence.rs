@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::BillingPath;
 use twice_log::{CampaignId, Hour};
-use twice_store::{DivergenceRow, Page, StreamState, UtcMicros};
+use twice_store::{DivergenceRow, Page, Scope, StreamState, UtcMicros};
 use utoipa::{IntoParams, ToSchema};
 
 use super::read_limit;
@@ -104,14 +104,16 @@ pub(crate) struct DivergencePage {
 #[get("/v1/divergence")]
 pub(crate) async fn get_divergence(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<DivergenceParams>,
 ) -> Result<HttpResponse> {
     let DivergenceParams { hour, as_of, limit, cursor } = params.into_inner();
     let as_of: Option<UtcMicros> = as_of
         .map(|text| text.parse().map_err(|error| Error::unprocessable(format!("as_of {error}"))))
         .transpose()?;
-    let page = state.deps.billing.divergence(hour, as_of, read_limit(limit)?, cursor).await;
+    caller.require(Scope::Query)?;
+    let page =
+        state.deps.billing.divergence(hour, as_of, caller.campaigns(), read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } =
         page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
     let rows = rows.into_iter().map(DivergenceJson::from).collect();
@@ -130,10 +132,11 @@ pub(crate) async fn get_divergence(
 #[get("/v1/explain")]
 pub(crate) async fn get_explain(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<ExplainParams>,
 ) -> Result<HttpResponse> {
     let ExplainParams { hour, campaign, limit } = params.into_inner();
+    caller.require_for(Scope::Query, &campaign)?;
     let limit = read_limit(limit.or(Some(COPIES_DEFAULT)))?;
     let explained = state.deps.explain.explain(ExplainQuery { hour, campaign, limit }).await;
     let explanation: Explanation =

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, get, web};
 use serde::Serialize;
+use twice_store::Scope;
 use utoipa::ToSchema;
 
 use crate::caller::Caller;
@@ -47,10 +48,18 @@ pub(crate) async fn get_readyz(state: web::Data<ApiState>) -> HttpResponse {
     tag = "health",
 )]
 #[get("/metrics")]
-pub(crate) async fn get_metrics(state: web::Data<ApiState>) -> HttpResponse {
-    HttpResponse::Ok()
+pub(crate) async fn get_metrics(
+    state: web::Data<ApiState>,
+    caller: Option<Caller>,
+) -> Result<HttpResponse> {
+    match caller {
+        _ if state.config.metrics_open => {}
+        Some(caller) => caller.require(Scope::Admin)?,
+        None => return Err(Error::Unauthorized { detail: "this needs an API key".to_owned() }),
+    }
+    Ok(HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body((state.deps.render_metrics)())
+        .body((state.deps.render_metrics)()))
 }
 
 /// Shows how far the stream path of every partition is, and the health of every part.
@@ -62,7 +71,8 @@ pub(crate) async fn get_metrics(state: web::Data<ApiState>) -> HttpResponse {
     tag = "health",
 )]
 #[get("/v1/stream")]
-pub(crate) async fn get_stream(state: web::Data<ApiState>, _caller: Caller) -> Result<HttpResponse> {
+pub(crate) async fn get_stream(state: web::Data<ApiState>, caller: Caller) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let report = state.deps.stream.report().await;
     let report: StreamReport =
         report.map_err(|error| Error::of_port("stream path", state.config.retry_after_s, error))?;

@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, get, put, web};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::BillingPath;
 use twice_log::{Hour, UtcMillis};
+use twice_store::Scope;
 use twice_store::modes::{HourMode, ModeSetting};
 use utoipa::ToSchema;
 
@@ -105,9 +106,10 @@ pub(crate) struct ModeSet {
 #[get("/v1/mode")]
 pub(crate) async fn get_mode(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     page: web::Query<PageParams>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let PageParams { limit, cursor } = page.into_inner();
     let failed = |error| Error::of_store("billing store", state.config.retry_after_s, error);
     let hour = state.deps.clock.now().hour();
@@ -137,9 +139,10 @@ pub(crate) async fn get_mode(
 #[put("/v1/mode")]
 pub(crate) async fn put_mode(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     body: web::Json<PutMode>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let PutMode { path, from } = body.into_inner();
     let failed = |error| Error::of_store("billing store", state.config.retry_after_s, error);
     let recorded_at = state.deps.clock.now();

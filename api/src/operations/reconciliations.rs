@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use twice_log::{Day, Hour};
-use twice_store::{Page, Reconciliation};
+use twice_store::{Page, Reconciliation, Scope};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{PageParams, read_limit};
@@ -99,10 +99,11 @@ pub(crate) struct Started {
 #[get("/v1/reconciliations")]
 pub(crate) async fn get_reconciliations(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     page: web::Query<PageParams>,
 ) -> Result<HttpResponse> {
     let PageParams { limit, cursor } = page.into_inner();
+    caller.require_every_campaign(Scope::Query)?;
     let page = state.deps.billing.reconciliations(read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } =
         page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
@@ -129,10 +130,11 @@ pub(crate) async fn get_reconciliations(
 #[post("/v1/reconciliations")]
 pub(crate) async fn post_reconciliations(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<StartParams>,
     body: web::Json<StartReconciliation>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let target = match body.into_inner() {
         StartReconciliation { hour: Some(hour), day: None, due: false, sweep: false } => {
             ReconcileTarget::Hour(hour)

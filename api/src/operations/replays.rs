@@ -8,6 +8,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use twice_log::Hour;
 use twice_log::archive::BillingPath;
+use twice_store::Scope;
 use twice_store::replay::REPLAY_HOURS_MAX;
 use utoipa::{IntoParams, ToSchema};
 
@@ -64,10 +65,11 @@ pub(crate) struct ReplayStarted {
 #[post("/v1/replays")]
 pub(crate) async fn post_replays(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<ReplayParams>,
     body: web::Json<StartReplay>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let StartReplay { from, to, restate } = body.into_inner();
     if from >= to {
         return Err(Error::unprocessable("\"from\" must be before \"to\", which is not replayed itself"));

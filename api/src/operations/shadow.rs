@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, post, web};
 use serde::Deserialize;
 use twice_log::{CampaignId, Hour};
+use twice_store::Scope;
 use utoipa::ToSchema;
 
 use crate::caller::Caller;
@@ -41,9 +42,10 @@ pub(crate) struct ShadowRun {
 #[post("/v1/shadow-runs")]
 pub(crate) async fn post_shadow_runs(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     body: web::Json<ShadowRun>,
 ) -> Result<HttpResponse> {
+    caller.require(Scope::Admin)?;
     let ShadowRun { hour, sql, campaign } = body.into_inner();
     let compared = state.deps.shadow.compare(ShadowQuery { hour, sql, campaign }).await;
     let report: ShadowReport =

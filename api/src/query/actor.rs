@@ -246,7 +246,7 @@ impl Gatherer {
         let mut query = BillingQuery {
             from,
             to,
-            campaign: Some(question.campaign.clone()),
+            campaigns: Some([question.campaign.clone()].into()),
             path,
             version: None,
             as_of: question.as_of,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use twice_log::archive::BillingPath;
 use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Currency, Hour};
-use twice_store::{BillingQuery, BillingRow, Page};
+use twice_store::{BillingQuery, BillingRow, Page, Scope};
 use utoipa::{IntoParams, ToSchema};
 
 use super::clicks::read_as_of;
@@ -153,7 +153,7 @@ pub(crate) struct BillingPage {
 #[get("/v1/billing")]
 pub(crate) async fn get_billing(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<BillingParams>,
     request: HttpRequest,
 ) -> Result<HttpResponse> {
@@ -166,7 +166,7 @@ pub(crate) async fn get_billing(
     let query = BillingQuery {
         from,
         to,
-        campaign: params.campaign,
+        campaigns: caller.visible(Scope::Query, params.campaign)?,
         path: params.path,
         version: params.version,
         as_of: params.as_of.as_deref().map(read_as_of).transpose()?,

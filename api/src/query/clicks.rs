@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, get, web};
 use serde::Deserialize;
 use twice_log::{AdId, CampaignId};
-use twice_store::UtcMicros;
+use twice_store::{Scope, UtcMicros};
 use utoipa::IntoParams;
 
 use super::actor::ReadClicks;
@@ -48,10 +48,11 @@ pub(crate) struct ClicksParams {
 #[get("/v1/campaigns/{campaign_id}/clicks")]
 pub(crate) async fn get_campaign_clicks(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     campaign: web::Path<CampaignId>,
     params: web::Query<ClicksParams>,
 ) -> Result<HttpResponse> {
+    caller.require_for(Scope::Query, &campaign)?;
     ask(&state, campaign.into_inner(), None, params.into_inner()).await
 }
 
@@ -72,11 +73,12 @@ pub(crate) async fn get_campaign_clicks(
 #[get("/v1/campaigns/{campaign_id}/ads/{ad_id}/clicks")]
 pub(crate) async fn get_ad_clicks(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     ids: web::Path<(CampaignId, AdId)>,
     params: web::Query<ClicksParams>,
 ) -> Result<HttpResponse> {
     let (campaign, ad) = ids.into_inner();
+    caller.require_for(Scope::Query, &campaign)?;
     ask(&state, campaign, Some(ad), params.into_inner()).await
 }
 

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use twice_log::archive::BillingPath;
 use twice_log::{CampaignId, Currency, Hour};
-use twice_store::{Correction, CorrectionsQuery, Page};
+use twice_store::{Correction, CorrectionsQuery, Page, Scope};
 use utoipa::{IntoParams, ToSchema};
 
 use super::clicks::read_as_of;
@@ -155,7 +155,7 @@ pub(crate) struct CorrectionsPage {
 #[get("/v1/billing/corrections")]
 pub(crate) async fn get_corrections(
     state: web::Data<ApiState>,
-    _caller: Caller,
+    caller: Caller,
     params: web::Query<CorrectionsParams>,
     request: HttpRequest,
 ) -> Result<HttpResponse> {
@@ -165,7 +165,7 @@ pub(crate) async fn get_corrections(
     let query = CorrectionsQuery {
         from: read_hour("from", params.from.as_deref())?.unwrap_or(Hour::from_since_epoch(i64::MIN)),
         to: read_hour("to", params.to.as_deref())?.unwrap_or(Hour::from_since_epoch(i64::MAX)),
-        campaign: params.campaign,
+        campaigns: caller.visible(Scope::Query, params.campaign)?,
         since: since.transpose()?,
         as_of: params.as_of.as_deref().map(read_as_of).transpose()?,
         include_unchanged: params.include_unchanged.unwrap_or(false),

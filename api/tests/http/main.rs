@@ -2,8 +2,10 @@
 
 #![allow(clippy::print_stderr)] // a measurement says what it measured; seen with --nocapture
 
+mod access;
 mod aggregates;
 mod bad_input;
+mod bodies;
 mod clicks;
 mod operations;
 mod query;

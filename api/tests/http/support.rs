@@ -18,13 +18,14 @@ use twice_api::ports::{
     Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent,
     ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport, StreamStatus,
 };
-use twice_api::{ApiConfig, ApiDeps, PseudonymKeys};
+use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, PseudonymKeys, RateLimits};
 use twice_log::archive::{Archive, RunOutcome};
 use twice_log::event::record;
 use twice_log::fail::FailPoints;
 use twice_log::fs::RealFs;
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
+use twice_log::spool::Spooling;
 use twice_log::{
     CampaignId, Click, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
 };
@@ -183,6 +184,7 @@ pub struct Server {
     pub store: SqliteStore,
     pub windows: Arc<SledWindows>,
     pub archive: Archive,
+    pub keys: Arc<KeyRing>,
     handle: actix_web::dev::ServerHandle,
     folder: TempDir,
 }
@@ -206,6 +208,19 @@ impl Server {
 
     /// Starts a server at 2025-01-15T12:30:00Z; `replace` may put other parts in place of the real ones.
     pub async fn start_with(config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
+        Self::start_as(Access::Open, config, replace).await
+    }
+
+    /// Starts a server that asks for keys.
+    pub async fn start_keyed() -> Self {
+        Self::start_keyed_with(ApiConfig::default()).await
+    }
+
+    pub async fn start_keyed_with(config: ApiConfig) -> Self {
+        Self::start_as(Access::Keyed, config, |_| {}).await
+    }
+
+    async fn start_as(access: Access, config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(SetClock(AtomicI64::new(time("2025-01-15T12:30:00Z").epoch_ms())));
         let log_config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
@@ -222,14 +237,19 @@ impl Server {
         let windows = Arc::new(windows);
         let archive =
             Archive::open_local(Arc::new(RealFs), &folder.path().join("archive")).expect("archive opens");
+        let keys = KeyRing::open(Arc::new(store.clone()), clock.clone(), access).await.expect("keys open");
+        let limits = RateLimits::open(Arc::new(store.clone()), clock.clone(), config.limits.clone()).await;
         let mut deps = ApiDeps {
             log: log.clone(),
+            spooling: Arc::new(Spooling::without_queues(log.clone())),
             windows: windows.clone(),
             billing: Arc::new(store.clone()),
             aggregates: Arc::new(ArchiveAggregates::new(archive.clone(), 8 << 20)),
             campaigns: Arc::new(store.clone()),
             imports: Arc::new(store.clone()),
             modes: Arc::new(store.clone()),
+            keys: Arc::new(keys),
+            limits: limits.expect("limits open"),
             clock: clock.clone(),
             pseudonyms: Arc::new(PseudonymKeys::open(folder.path().join("keys")).expect("keys open")),
             reconcile: Arc::new(Parts),
@@ -244,12 +264,13 @@ impl Server {
             render_metrics: Arc::new(|| "twice_test 1\n".to_owned()),
         };
         replace(&mut deps);
+        let keys = deps.keys.clone();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let config = ApiConfig { workers: 1, ..config };
         let (server, handle) = twice_api::serve(deps, listener, config).expect("serves");
         actix_web::rt::spawn(server);
-        Self { url, client: Client::new(), clock, log, store, windows, archive, handle, folder }
+        Self { url, client: Client::new(), clock, log, store, windows, archive, keys, handle, folder }
     }
 
     /// Returns the folder of the archive.

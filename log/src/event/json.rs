@@ -30,6 +30,8 @@ pub enum RejectCode {
     InFuture,
     /// The schema version is unknown.
     SchemaVersion,
+    /// The API key does not allow the campaign.
+    Forbidden,
 }
 
 /// One refusal: its code, and a sentence naming the field and the reason.
@@ -52,6 +54,23 @@ impl Rejection {
 /// `Option<Cow<str>>` with `#[serde(borrow)]` always copies; at some hundred thousand clicks a second that shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Text<'a>(Cow<'a, str>);
+
+impl Text<'_> {
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn into_owned(self) -> Text<'static> {
+        Text(Cow::Owned(self.0.into_owned()))
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Text(Cow::Borrowed(text))
+    }
+}
 
 struct TextVisitor;
 
@@ -123,6 +142,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonTime<'a> {
 }
 
 impl JsonTime<'_> {
+    fn into_owned(self) -> JsonTime<'static> {
+        match self {
+            JsonTime::EpochMs(epoch_ms) => JsonTime::EpochMs(epoch_ms),
+            JsonTime::EpochMsFloat(epoch_ms) => JsonTime::EpochMsFloat(epoch_ms),
+            JsonTime::Text(text) => JsonTime::Text(text.into_owned()),
+        }
+    }
+
     fn read(&self, field: &str) -> Result<UtcMillis, Rejection> {
         let time = match self {
             JsonTime::EpochMs(epoch_ms) => UtcMillis::new(*epoch_ms),
@@ -170,6 +197,19 @@ impl Default for AgeLimits {
 }
 
 impl JsonClick<'_> {
+    /// Returns the click with texts of its own, where the body it was read from does not stay.
+    pub fn into_owned(self) -> JsonClick<'static> {
+        JsonClick {
+            click_id: self.click_id.map(Text::into_owned),
+            campaign_id: self.campaign_id.into_owned(),
+            ad_id: self.ad_id.map(Text::into_owned),
+            user_id: self.user_id.map(Text::into_owned),
+            publisher_id: self.publisher_id.map(Text::into_owned),
+            event_time: self.event_time.map(JsonTime::into_owned),
+            schema_version: self.schema_version,
+        }
+    }
+
     /// Checks every field and returns the click, with the raw `user_id` still in place.
     ///
     /// `click_id` is used where the sender gave none: derived or minted by the caller (CR-1). The caller replaces

@@ -6,6 +6,8 @@ mod client;
 mod compare;
 mod explain;
 mod import;
+mod keys;
+mod limits;
 mod log_cat;
 mod mode;
 pub mod offline;
@@ -46,6 +48,8 @@ enum Command {
     Rebuild(rebuild::Rebuild),
     Mode(mode::Mode),
     Campaigns(campaigns::Campaigns),
+    Keys(keys::Keys),
+    Limits(limits::Limits),
     /// Reads the hot log
     #[command(subcommand)]
     Log(Log),
@@ -101,6 +105,8 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Rebuild(arguments) => block_on(rebuild::run(arguments)),
         Command::Mode(arguments) => block_on(mode::run(arguments)),
         Command::Campaigns(arguments) => block_on(campaigns::run(arguments)),
+        Command::Keys(arguments) => block_on(keys::run(arguments)),
+        Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Log(Log::Cat(arguments)) => block_on(log_cat::run(arguments)),
         Command::AuditChild => {
             let (input, output) = (std::io::stdin(), std::io::stdout());

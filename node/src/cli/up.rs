@@ -7,16 +7,18 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use twice_actors::{ArchiverConfig, ReplayConfig, StreamConfig};
-use twice_api::ApiConfig;
+use twice_api::{Access, ApiConfig};
 use twice_log::archive::CountingSettings;
 use twice_log::archive::s3::S3Config;
 use twice_log::fail::FailPoints;
+use twice_log::spool::SpoolConfig;
 use twice_reconciler::ReconcilerConfig;
 
 use super::{Agreement, Outcome};
 use crate::disk::DiskConfig;
 use crate::log::LogConfig;
 use crate::node::{Node, NodeConfig};
+use crate::stores::StoresConfig;
 use crate::telemetry::{self, LogFormat};
 use crate::trim::TrimConfig;
 
@@ -36,7 +38,7 @@ pub struct Up {
     /// Address to serve on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Serve without API keys, which is allowed on loopback only
+    /// Serve without API keys, which is allowed on loopback only. Left out, the first start shows a key
     #[arg(long)]
     insecure_no_auth: bool,
     /// Form of the log lines
@@ -56,6 +58,8 @@ pub struct Up {
     #[arg(long, hide = true)]
     fail_point: Option<FailPoints>,
     #[command(flatten)]
+    stores: StoresConfig,
+    #[command(flatten)]
     disk: DiskConfig,
     #[command(flatten)]
     counting: Counting,
@@ -63,6 +67,8 @@ pub struct Up {
     log: LogConfig,
     #[command(flatten, next_help_heading = "Log")]
     trim: TrimConfig,
+    #[command(flatten, next_help_heading = "Spool")]
+    spool: SpoolConfig,
     #[command(flatten, next_help_heading = "Stream path")]
     stream: StreamConfig,
     #[command(flatten, next_help_heading = "Archiver")]
@@ -97,10 +103,8 @@ struct Counting {
 
 /// Runs the command until a signal stops it.
 pub fn run(arguments: Up) -> Result<Outcome> {
-    if !arguments.insecure_no_auth {
-        bail!("this build has no API keys yet; on loopback, start with --insecure-no-auth");
-    }
-    if !arguments.listen.ip().is_loopback() {
+    let access = if arguments.insecure_no_auth { Access::Open } else { Access::Keyed };
+    if access == Access::Open && !arguments.listen.ip().is_loopback() {
         bail!("--insecure-no-auth serves on loopback only; --listen {} is open to others", arguments.listen);
     }
     telemetry::start_logging(arguments.log_format, &arguments.log_filter)?;
@@ -121,6 +125,7 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         data_dir: arguments.data_dir,
         counting,
         log: arguments.log,
+        spool: arguments.spool,
         stream: arguments.stream,
         archiver: arguments.archiver,
         s3: arguments.s3,
@@ -128,9 +133,11 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         replay: arguments.replay,
         api: arguments.api,
         windows_cache_bytes: arguments.windows_cache_bytes,
+        stores: arguments.stores,
         disk: arguments.disk,
         trim: arguments.trim,
         fail_points: arguments.fail_point.unwrap_or_default(),
+        access,
         render_metrics,
     };
     actix_web::rt::System::new().block_on(serve(config, listener, address))?;
@@ -149,6 +156,8 @@ async fn serve(config: NodeConfig, listener: TcpListener, address: SocketAddr) -
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping: requests in flight finish, then everything is written down");
+    // First what takes long: requests that wait for a run end with it.
+    node.stop_long_work().await;
     handle.stop(true).await;
     let served = serving.await.context("the HTTP server")?;
     node.stop().await?;

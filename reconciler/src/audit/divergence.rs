@@ -31,7 +31,7 @@ pub(super) async fn check_divergence(
         counted.map(|row| (row.campaign_id.clone(), row)).collect();
     let mut cursor = None;
     loop {
-        let page = billing.divergence(hour, None, PAGE, cursor).await?;
+        let page = billing.divergence(hour, None, None, PAGE, cursor).await?;
         for stored in page.rows {
             let campaign = &stored.divergence.campaign_id;
             let counted = counted.remove(campaign);

@@ -27,7 +27,7 @@ impl Historian<'_> {
             let mut query = BillingQuery {
                 from: self.hour,
                 to: self.hour.plus(1),
-                campaign: None,
+                campaigns: None,
                 path: Some(path),
                 version: Some(version),
                 as_of: None,

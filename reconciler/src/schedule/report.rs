@@ -48,7 +48,7 @@ impl HourWork {
         let mut query = CorrectionsQuery {
             from: inputs.hour,
             to: inputs.hour.plus(1),
-            campaign: None,
+            campaigns: None,
             since: Some(UtcMicros(committed_at.0 - 1)),
             as_of: Some(committed_at),
             include_unchanged: false,

@@ -21,6 +21,7 @@ use super::book::{NewestRun, RunBook};
 use super::handle::ReconcilerDeps;
 use super::hour_actor::HourWork;
 use super::progress::SweepReport;
+use super::retention::Reach;
 use crate::config::ReconcilerConfig;
 use crate::error::Result;
 use crate::recompute::{LookedUp, RecomputeRequest, Task, VerdictLookup, hours_before};
@@ -50,6 +51,10 @@ pub(super) struct Touched {
     pub record: Option<SweepRecord>,
     /// The newest record's ends and hours owed: what says the same again is not put.
     pub before: Option<(Vec<SweptEnd>, BTreeSet<Hour>)>,
+    /// Why hours with later events cannot be run again.
+    pub refused: BTreeMap<Hour, String>,
+    /// Whether the newest record did not refuse one of them.
+    pub is_refusal_new: bool,
 }
 
 impl Touched {
@@ -59,7 +64,7 @@ impl Touched {
         let hours: Vec<Hour> = self.hours.difference(owed).copied().collect();
         let says_the_same =
             self.before.as_ref().is_some_and(|(ends, before)| *ends == record.verdict_ends && before == owed);
-        let is_news = !hours.is_empty() || !says_the_same;
+        let is_news = !hours.is_empty() || !says_the_same || self.is_refusal_new;
         is_news.then(|| SweepRecord { hours, owed: owed.iter().copied().collect(), ..record.clone() })
     }
 }
@@ -93,24 +98,43 @@ impl SweepLook {
         }
         let mut index = self.index.lock().await;
         index.refresh().await?;
+        // Hours that something was deleted of have their last bill; what comes for them is told, and never counted.
+        let first = book.runs().map(|(hour, _)| hour).next();
+        let first = first.unwrap_or_else(|| begun_at.hour());
+        let reach = Reach::read(&self.deps.archive, first, self.config.nightly_horizon_hours).await?;
         let clicks = book.with_later_clicks(&index, status);
         let rates = self.with_later_rates(&book, status).await?;
         let new = NewVerdicts::of(&index, &book, newest.as_ref());
-        let looked_up = self.look_up(&index, &new).await?;
+        let looked_up = self.look_up(&index, &new, &reach).await?;
         let verdicts = with_later_verdicts(&looked_up, &book, status);
+        let owed = newest.iter().flat_map(|newest| newest.owed.iter().copied()).collect();
+        let named = looked_up.named_hours.iter().copied().filter(|hour| book.run(*hour).is_some());
+        let mut refused: BTreeMap<Hour, String> =
+            named.filter_map(|hour| Some((hour, reach.why(hour)?))).collect();
+        let mut hours: BTreeSet<Hour> =
+            [&clicks, &rates, &verdicts, &owed].into_iter().flatten().copied().collect();
+        hours.retain(|hour| match reach.why(*hour) {
+            Some(why) => {
+                refused.insert(*hour, why);
+                false
+            }
+            None => true,
+        });
+        let mut refused_ever: BTreeSet<Hour> =
+            newest.iter().flat_map(|newest| newest.refused.iter().copied()).collect();
+        let refused_before = refused_ever.len();
+        refused_ever.extend(refused.keys());
         let report = SweepReport {
             verdicts: looked_up.verdicts,
             verdicts_without_click: looked_up.verdicts_without_click,
             hours_with_clicks: clicks.len() as u64,
             hours_with_verdicts: verdicts.len() as u64,
             hours_with_rates: rates.len() as u64,
+            refused: refused.keys().copied().collect(),
             hours: Vec::new(),
         };
-        let before = newest.as_ref().map(|newest| {
-            (newest.verdict_ends.clone(), newest.owed.iter().copied().collect::<BTreeSet<Hour>>())
-        });
-        let owed = before.iter().flat_map(|(_, owed)| owed.iter().copied()).collect();
-        let hours = [clicks, rates, verdicts, owed].into_iter().flatten().collect();
+        let before = newest.as_ref().map(|newest| (newest.verdict_ends.clone(), owed));
+        let is_refusal_new = refused_ever.len() > refused_before;
         let record = SweepRecord {
             seq: newest.as_ref().map_or(1, |newest| newest.seq + 1),
             begun_at,
@@ -119,8 +143,9 @@ impl SweepLook {
             verdicts_without_click: report.verdicts_without_click,
             hours: Vec::new(),
             owed: Vec::new(),
+            refused: refused_ever.into_iter().collect(),
         };
-        Ok(Some(Touched { hours, report, record: Some(record), before }))
+        Ok(Some(Touched { hours, report, record: Some(record), before, refused, is_refusal_new }))
     }
 
     /// Finds hours whose clicks have another price by a rate recorded after their newest run was begun (CR-6).
@@ -187,7 +212,7 @@ impl SweepLook {
         let mut query = BillingQuery {
             from: *first,
             to: last.plus(1),
-            campaign: Some(rate.campaign_id.clone()),
+            campaigns: Some([rate.campaign_id.clone()].into()),
             path: Some(BillingPath::Lambda),
             version: None,
             as_of: None,
@@ -206,7 +231,7 @@ impl SweepLook {
     }
 
     /// Has the clicks of new verdicts looked for, in the child process.
-    async fn look_up(&self, index: &ManifestIndex, new: &NewVerdicts) -> Result<LookedUp> {
+    async fn look_up(&self, index: &ManifestIndex, new: &NewVerdicts, reach: &Reach) -> Result<LookedUp> {
         let Some((first, last)) = new.arrivals() else { return Ok(LookedUp::default()) };
         let lookback_ms = self.config.verdict_lookback_ms;
         let mut lookup = VerdictLookup {
@@ -227,7 +252,9 @@ impl SweepLook {
             clicks.flat_map(|chain| index.manifests(chain)).flat_map(|manifest| &manifest.manifest.files);
         let may_hold = |file: &&FileEntry| {
             file.kind == FileKind::Clicks
-                && file.hour.is_some_and(|hour| before.contains(&hour) || named.contains(&hour))
+                && file.hour.is_some_and(|hour| {
+                    (before.contains(&hour) || named.contains(&hour)) && !reach.has_buried_clicks(hour)
+                })
         };
         lookup.click_files = files.filter(may_hold).cloned().collect();
         self.ask(lookup).await
@@ -248,7 +275,14 @@ impl SweepLook {
 }
 
 fn nothing() -> Touched {
-    Touched { hours: BTreeSet::new(), report: SweepReport::default(), record: None, before: None }
+    Touched {
+        hours: BTreeSet::new(),
+        report: SweepReport::default(),
+        record: None,
+        before: None,
+        refused: BTreeMap::new(),
+        is_refusal_new: false,
+    }
 }
 
 /// Returns the hours whose newest run did not see one of the verdicts found.

@@ -1,6 +1,6 @@
 //! A node around the reconciler: real log, archive and billing store in a folder; stream path and archiver by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use twice_log::fail::FailPoints;
 use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
-use twice_log::{Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
+use twice_log::{CampaignId, Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
 use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
 use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
@@ -199,10 +199,15 @@ impl BillingStore for HangingBilling {
         &self,
         hour: Hour,
         as_of: Option<UtcMicros>,
+        campaigns: Option<&BTreeSet<CampaignId>>,
         limit: u32,
         cursor: Option<String>,
     ) -> twice_store::Result<Page<DivergenceRow>> {
-        self.inner.divergence(hour, as_of, limit, cursor).await
+        self.inner.divergence(hour, as_of, campaigns, limit, cursor).await
+    }
+
+    async fn run_divergence(&self, run_id: &str) -> twice_store::Result<Vec<twice_store::Divergence>> {
+        self.inner.run_divergence(run_id).await
     }
 
     async fn reconciliations(
@@ -329,7 +334,7 @@ impl Node {
 
     /// Archives everything, as the archiver does by age.
     pub async fn archive_all(&self) {
-        for topic in Topic::ALL {
+        for topic in Topic::ARCHIVED {
             for partition in (0..PARTITIONS).map(PartitionId) {
                 let end = self.log.bounds(topic, partition).await.expect("bounds").end;
                 self.archiver.flush_through(topic, partition, end).await.expect("flush");
@@ -380,7 +385,7 @@ impl Node {
         let query = BillingQuery {
             from: hour(),
             to: hour().plus(1),
-            campaign: None,
+            campaigns: None,
             path: Some(BillingPath::Lambda),
             version: None,
             as_of: None,

@@ -4,6 +4,8 @@
 //! version in force just before. The hour's first bill is no correction; the sum of it and of all its corrections is the
 //! bill in force, count for count.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{BillingPath, BillingStatus};
 use twice_log::{CampaignId, Currency, Hour};
@@ -17,7 +19,8 @@ pub struct CorrectionsQuery {
     pub from: Hour,
     /// Event hours before this one.
     pub to: Hour,
-    pub campaign: Option<CampaignId>,
+    /// `None`: every campaign.
+    pub campaigns: Option<BTreeSet<CampaignId>>,
     /// Committed after this moment; what was committed at it is left out, so that ranges of moments meet without overlap.
     pub since: Option<UtcMicros>,
     /// Committed by this moment; the answer is the same for ever (G-6).

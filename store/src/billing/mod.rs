@@ -11,6 +11,7 @@ mod digest;
 mod reason;
 mod restored;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -257,7 +258,8 @@ pub struct BillingQuery {
     pub from: Hour,
     /// Exclusive.
     pub to: Hour,
-    pub campaign: Option<CampaignId>,
+    /// `None`: every campaign.
+    pub campaigns: Option<BTreeSet<CampaignId>>,
     /// `None`: the path in force of each hour.
     pub path: Option<BillingPath>,
     /// `None`: the newest version (by `as_of`, where given).
@@ -322,7 +324,7 @@ pub trait BillingStore: Send + Sync + 'static {
     async fn restore_run(&self, run: RestoredRun) -> Result<()>;
 
     /// Returns the divergence rows of an hour, ordered by campaign: those of the newest run of the path in force that
-    /// wrote versions (by `as_of`, where given).
+    /// wrote versions (by `as_of`, where given). `campaigns` limits them to these; `None`: every campaign.
     ///
     /// # Errors
     /// As for [`BillingStore::billing`].
@@ -330,9 +332,13 @@ pub trait BillingStore: Send + Sync + 'static {
         &self,
         hour: Hour,
         as_of: Option<UtcMicros>,
+        campaigns: Option<&BTreeSet<CampaignId>>,
         limit: u32,
         cursor: Option<String>,
     ) -> Result<Page<DivergenceRow>>;
+
+    /// Returns the divergence rows that a run committed, ordered by campaign; none for a run that wrote no version.
+    async fn run_divergence(&self, run_id: &str) -> Result<Vec<Divergence>>;
 
     /// Returns runs, newest first.
     async fn reconciliations(&self, limit: u32, cursor: Option<String>) -> Result<Page<Reconciliation>>;

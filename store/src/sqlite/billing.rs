@@ -1,5 +1,7 @@
 //! Reading what runs committed, and the store's trait over it and `commit`.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
@@ -9,10 +11,11 @@ use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Generation, Hour, LogOffset, PartitionId, Topic};
 
 use super::cursor::{self, fetch_limit};
+use super::restore::stored_divergence;
 use super::{SqliteStore, columns, database, modes};
 use crate::billing::{
     BilledMark, BillingQuery, BillingRow, BillingStore, CommittedRun, Correction, CorrectionsQuery,
-    DivergenceRow, HourMarks, Page, Reconciliation, RestoredRun, RunCommit, UtcMicros,
+    Divergence, DivergenceRow, HourMarks, Page, Reconciliation, RestoredRun, RunCommit, UtcMicros,
 };
 use crate::error::{Error, Result};
 use crate::modes::HourMode;
@@ -61,6 +64,7 @@ impl BillingStore for SqliteStore {
         &self,
         hour: Hour,
         as_of: Option<UtcMicros>,
+        campaigns: Option<&BTreeSet<CampaignId>>,
         limit: u32,
         cursor: Option<String>,
     ) -> Result<Page<DivergenceRow>> {
@@ -84,6 +88,9 @@ impl BillingStore for SqliteStore {
         if let Some((_, campaign_id)) = after {
             builder.push(" AND campaign_id > ").push_bind(campaign_id.as_str().to_owned());
         }
+        if let Some(campaigns) = campaigns {
+            push_campaigns(&mut builder, "campaign_id", campaigns);
+        }
         builder.push(" ORDER BY campaign_id LIMIT ").push_bind(fetched);
         let read = |row: &SqliteRow| {
             let version = columns::number(row, "version")?;
@@ -91,6 +98,11 @@ impl BillingStore for SqliteStore {
         };
         let rows = fetch(builder, &mut transaction, "read divergence", read).await?;
         cursor::page(rows, limit, LIST_DIVERGENCE, |row| (run_id.clone(), row.divergence.campaign_id.clone()))
+    }
+
+    async fn run_divergence(&self, run_id: &str) -> Result<Vec<Divergence>> {
+        let mut transaction = self.begin_read().await?;
+        stored_divergence(&mut transaction, run_id).await
     }
 
     async fn reconciliations(&self, limit: u32, cursor: Option<String>) -> Result<Page<Reconciliation>> {
@@ -213,7 +225,9 @@ pub(super) fn billing_query(
 ) -> QueryBuilder<Sqlite> {
     let mut builder = QueryBuilder::new("SELECT r.* FROM billing_rows AS r WHERE r.hour < ");
     builder.push_bind(query.to.since_epoch());
-    match (&query.campaign, after) {
+    // One campaign has an index of its own; of several, the rows of the range are looked through.
+    let one = query.campaigns.as_ref().filter(|campaigns| campaigns.len() == 1).and_then(BTreeSet::first);
+    match (one, after) {
         (None, None) => {
             builder.push(" AND r.hour >= ").push_bind(query.from.since_epoch());
         }
@@ -232,6 +246,9 @@ pub(super) fn billing_query(
             builder.push(", ").push_bind(path).push(", ").push_bind(i64::from(version)).push(")");
         }
     }
+    if let (Some(campaigns), None) = (&query.campaigns, one) {
+        push_campaigns(&mut builder, "r.campaign_id", campaigns);
+    }
     builder.push(" AND r.committed_at_us <= ").push_bind(seen_to);
     push_path(&mut builder, query.path, seen_to);
     match query.version {
@@ -248,6 +265,17 @@ pub(super) fn billing_query(
     }
     builder.push(" ORDER BY r.hour, r.campaign_id, r.path, r.version LIMIT ").push_bind(fetched);
     builder
+}
+
+/// Restricts a column to the campaigns; to none where the set is empty.
+pub(super) fn push_campaigns(
+    builder: &mut QueryBuilder<Sqlite>,
+    column: &str,
+    campaigns: &BTreeSet<CampaignId>,
+) {
+    // Ids are visible ASCII, of which JSON can hold everything.
+    let json = serde_json::Value::from_iter(campaigns.iter().map(CampaignId::as_str)).to_string();
+    builder.push(" AND ").push(column).push(" IN (SELECT value FROM json_each(").push_bind(json).push("))");
 }
 
 /// Restricts `r` to a path, or to the path in force of each hour.

@@ -1,6 +1,6 @@
 //! Campaigns with their rates and budgets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -18,11 +18,13 @@ use crate::error::{Error, Result};
 
 const LIST_CAMPAIGNS: &str = "campaigns";
 
-/// Campaigns whose ids the JSON list `?1` holds, with the newest budget of each.
+/// Campaigns whose ids the JSON list `?1` holds, with the newest budget and strictness of each.
 const CAMPAIGNS: &str = "SELECT c.campaign_id, c.name, c.currency, b.daily_budget_micros,
-        b.recorded_at_ms AS budget_recorded_at_ms
+        b.recorded_at_ms AS budget_recorded_at_ms, s.strict, s.recorded_at_ms AS strict_recorded_at_ms
     FROM campaigns AS c LEFT JOIN budgets AS b ON b.campaign_id = c.campaign_id
         AND b.recorded_at_ms = (SELECT max(n.recorded_at_ms) FROM budgets AS n WHERE n.campaign_id = c.campaign_id)
+    LEFT JOIN strictness AS s ON s.campaign_id = c.campaign_id
+        AND s.recorded_at_ms = (SELECT max(n.recorded_at_ms) FROM strictness AS n WHERE n.campaign_id = c.campaign_id)
     WHERE c.campaign_id IN (SELECT value FROM json_each(?1))";
 
 /// Rates of those campaigns, in the order in which they count.
@@ -55,7 +57,12 @@ impl CampaignStore for SqliteStore {
         Ok(found.remove(id).map(|stored| stored.campaign))
     }
 
-    async fn campaigns(&self, limit: u32, cursor: Option<String>) -> Result<Page<Campaign>> {
+    async fn campaigns(
+        &self,
+        campaigns: Option<&BTreeSet<CampaignId>>,
+        limit: u32,
+        cursor: Option<String>,
+    ) -> Result<Page<Campaign>> {
         let after: Option<CampaignId> = cursor::decode(LIST_CAMPAIGNS, cursor.as_deref())?;
         let (limit, fetched) = fetch_limit(limit);
         let mut transaction = self.begin_read().await?;
@@ -63,6 +70,9 @@ impl CampaignStore for SqliteStore {
         let mut builder =
             QueryBuilder::<Sqlite>::new("SELECT campaign_id FROM campaigns WHERE campaign_id > ");
         builder.push_bind(after.map_or(String::new(), |id| id.as_str().to_owned()));
+        if let Some(campaigns) = campaigns {
+            billing::push_campaigns(&mut builder, "campaign_id", campaigns);
+        }
         builder.push(" ORDER BY campaign_id LIMIT ").push_bind(fetched);
         let read = |row: &SqliteRow| columns::parsed::<CampaignId>(row, "campaign_id");
         let ids = billing::fetch(builder, &mut transaction, "list campaigns", read).await?;
@@ -88,21 +98,23 @@ impl SqliteStore {
         puts: &[PutCampaign],
         recorded_at: UtcMillis,
     ) -> Result<HashMap<CampaignId, Option<StoredCampaign>>> {
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         let ids: Vec<&CampaignId> = puts.iter().map(|put| &put.campaign_id).collect();
         let known = load(&mut transaction, &ids).await?;
         let mut stored: HashMap<CampaignId, Option<StoredCampaign>> =
             known.into_iter().map(|(id, campaign)| (id, Some(campaign))).collect();
-        let (mut rates, mut budgets) = (Vec::new(), Vec::new());
+        let (mut rates, mut budgets, mut strictness) = (Vec::new(), Vec::new(), Vec::new());
         for new in puts {
             let appends = put(stored.entry(new.campaign_id.clone()).or_default(), new, recorded_at)?;
             rates.extend(appends.rate);
             budgets.extend(appends.budget.map(|(budget, at)| (new.campaign_id.clone(), budget, at)));
+            strictness.extend(appends.strict.map(|(strict, at)| (new.campaign_id.clone(), strict, at)));
         }
         write_campaigns(&mut transaction, puts).await?;
         write_rates(&mut transaction, &rates).await?;
         write_budgets(&mut transaction, &budgets).await?;
+        write_strictness(&mut transaction, &strictness).await?;
         transaction.commit().await.map_err(database("put campaigns"))?;
         Ok(stored)
     }
@@ -167,16 +179,35 @@ async fn write_budgets(
     .await
 }
 
+async fn write_strictness(
+    transaction: &mut Transaction<'_, Sqlite>,
+    strictness: &[(CampaignId, bool, UtcMillis)],
+) -> Result<()> {
+    let head = "INSERT INTO strictness (campaign_id, recorded_at_ms, strict) ";
+    insert_rows(transaction, "write strictness", (head, ""), strictness, |row_columns, (id, strict, at)| {
+        row_columns.push_bind(id.as_str().to_owned());
+        row_columns.push_bind(at.epoch_ms());
+        row_columns.push_bind(*strict);
+    })
+    .await
+}
+
 fn read_campaign(row: &SqliteRow) -> Result<StoredCampaign> {
     let recorded_at = columns::integer_or_null(row, "budget_recorded_at_ms")?;
+    let strict_recorded_at = columns::integer_or_null(row, "strict_recorded_at_ms")?;
     let campaign = Campaign {
         campaign_id: columns::parsed(row, "campaign_id")?,
         name: columns::text(row, "name")?.to_owned(),
         currency: columns::parsed(row, "currency")?,
         daily_budget_micros: columns::integer_or_null(row, "daily_budget_micros")?,
+        strict: columns::integer_or_null(row, "strict")? == Some(1),
         rates: Vec::new(),
     };
-    Ok(StoredCampaign { campaign, budget_recorded_at: recorded_at.map(UtcMillis::clamped) })
+    Ok(StoredCampaign {
+        campaign,
+        budget_recorded_at: recorded_at.map(UtcMillis::clamped),
+        strict_recorded_at: strict_recorded_at.map(UtcMillis::clamped),
+    })
 }
 
 fn read_rate(row: &SqliteRow) -> Result<Rate> {

@@ -75,8 +75,8 @@ pub(super) fn corrections_query(
             builder.push(" OR r.campaign_id > ").push_bind(campaign_id.as_str().to_owned()).push(")");
         }
     }
-    if let Some(campaign_id) = &query.campaign {
-        builder.push(" AND r.campaign_id = ").push_bind(campaign_id.as_str().to_owned());
+    if let Some(campaigns) = &query.campaigns {
+        billing::push_campaigns(&mut builder, "r.campaign_id", campaigns);
     }
     if !query.include_unchanged {
         // A close changed nothing, by its reason: the index over all other versions leaves closed days unread.

@@ -1,4 +1,4 @@
-//! Billing, campaigns, modes and imports in one SQLite file.
+//! Billing, campaigns, modes, imports and keys in one SQLite file.
 //!
 //! Guarantee: what a method stored is durable when it returns (WAL with `synchronous = FULL`, checked at open), all of it
 //! or nothing (one `BEGIN IMMEDIATE` transaction a method), and published versions never change (G-4, G-6).
@@ -8,13 +8,17 @@
 //! transaction on a reader, so every statement of it sees the same state.
 
 mod billing;
+mod budgets;
 mod campaigns;
 mod columns;
 mod commit;
 mod corrections;
 mod cursor;
+mod guard;
 mod imports;
 mod insert;
+mod keys;
+mod limits;
 mod modes;
 mod open;
 mod rebuilding;
@@ -23,12 +27,16 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tokio::sync::{Mutex, MutexGuard};
 use twice_log::Clock;
+use twice_log::breaker::BreakerState;
 
+use self::guard::{Access, Guard};
 use crate::error::{Error, Result};
 
 /// Most rows a page holds, whatever was asked for; memory of a read is bounded by it.
@@ -41,6 +49,28 @@ pub struct SqliteStore {
     writer: Arc<Mutex<SqliteConnection>>,
     readers: SqlitePool,
     clock: Arc<dyn Clock>,
+    /// `None`: patient.
+    guard: Option<Arc<Guard>>,
+}
+
+/// The connection that writes, ours until this is dropped.
+struct Writer<'a> {
+    connection: MutexGuard<'a, SqliteConnection>,
+    guard: Option<&'a Guard>,
+}
+
+impl Deref for Writer<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Writer<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -50,20 +80,71 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Returns the same store for those who must not wait long: what does not begin within `limit` fails, and is not
+    /// asked for a while where that goes on.
+    #[must_use]
+    pub fn bounded(&self, limit: Duration) -> Self {
+        Self { guard: Some(Arc::new(Guard::new(limit))), ..self.clone() }
+    }
+
+    /// Returns what the breakers of a bounded store do with the next call; nothing of a patient one.
+    pub fn breakers(&self) -> Vec<(&'static str, BreakerState)> {
+        self.guard.iter().flat_map(|guard| guard.states()).collect()
+    }
+
+    /// Asks a bounded store that is not asked for lack of answers whether it answers again: without requests nobody would
+    /// notice. A patient store is not asked.
+    pub async fn probe(&self) {
+        let is_closed = |(_, state): &(&str, BreakerState)| *state == BreakerState::Closed;
+        let [reads, writes] = match &self.guard {
+            Some(guard) => guard.states(),
+            None => return,
+        };
+        // What comes of it is in the breakers.
+        if !is_closed(&reads) {
+            drop(self.begin_read().await);
+        }
+        if !is_closed(&writes)
+            && let Ok(mut writer) = self.writer().await
+        {
+            drop(begin_write(&mut writer).await);
+        }
+    }
+
     /// Waits for the writer. Dropping a transaction begun on it takes everything back.
-    async fn writer(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.writer.lock().await
+    async fn writer(&self) -> Result<Writer<'_>> {
+        let guard = self.guard.as_deref();
+        let connection = match guard {
+            None => self.writer.lock().await,
+            Some(guard) => guard.turn(self.writer.lock()).await?,
+        };
+        Ok(Writer { connection, guard })
     }
 
     /// Begins a read: every statement of it sees the state of its first one.
     async fn begin_read(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.readers.begin().await.map_err(database("begin a read"))
+        let failed = database("begin a read");
+        let Some(guard) = &self.guard else { return self.readers.begin().await.map_err(failed) };
+        let begin = async {
+            let mut transaction = self.readers.begin().await.map_err(&failed)?;
+            // The lock is taken by the first statement alone: here, so that it is waited for within the bound.
+            let touch = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
+            touch.fetch_optional(&mut *transaction).await.map_err(&failed)?;
+            Ok(transaction)
+        };
+        guard.begin(Access::Read, begin).await
     }
 }
 
 /// Begins a write and takes the file's write lock at once, so that facts read in it cannot change before its commit.
-async fn begin_write(writer: &mut SqliteConnection) -> Result<Transaction<'_, Sqlite>> {
-    writer.begin_with("BEGIN IMMEDIATE").await.map_err(database("begin a write"))
+async fn begin_write<'w>(writer: &'w mut Writer<'_>) -> Result<Transaction<'w, Sqlite>> {
+    let guard = writer.guard;
+    let connection: &'w mut SqliteConnection = &mut writer.connection;
+    let begin = async { connection.begin_with("BEGIN IMMEDIATE").await.map_err(database("begin a write")) };
+    match guard {
+        None => begin.await,
+        Some(guard) => guard.begin(Access::Write, begin).await,
+    }
 }
 
 fn database(action: &'static str) -> impl Fn(sqlx::Error) -> Error {

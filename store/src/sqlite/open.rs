@@ -87,7 +87,7 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| refused(path, error))?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock, guard: None })
     }
 
     pub(super) async fn open_with(
@@ -105,7 +105,7 @@ impl SqliteStore {
             .connect_with(options.create_if_missing(false).pragma("query_only", "ON"))
             .await
             .map_err(refuse)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock, guard: None })
     }
 
     /// Ends the readers. The file is consistent without it, after a kill too; what was committed is durable already.
@@ -125,6 +125,9 @@ fn migrator() -> Migrator {
     let files = [
         (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
         (2, "restated", include_str!("../../migrations/sqlite/0002_restated.sql")),
+        (3, "keys", include_str!("../../migrations/sqlite/0003_keys.sql")),
+        (4, "limits", include_str!("../../migrations/sqlite/0004_limits.sql")),
+        (5, "budgets", include_str!("../../migrations/sqlite/0005_budgets.sql")),
     ];
     let migrations = files.map(|(version, description, sql)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)

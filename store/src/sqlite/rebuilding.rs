@@ -5,33 +5,47 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sqlx::Connection;
 use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, QueryBuilder, Sqlite};
 use twice_log::archive::Rate;
 use twice_log::{CampaignId, Currency};
 
 use super::insert::insert_rows;
-use super::{SqliteStore, begin_write, database};
+use super::{SqliteStore, Writer, begin_write, database};
 use crate::error::{Error, Result};
 
-/// What is copied, in an order in which every row finds what it refers to.
-const COPIES: [&str; 6] = [
-    "INSERT OR IGNORE INTO campaigns (campaign_id, name, currency)
-        SELECT campaign_id, name, currency FROM old.campaigns",
-    "INSERT OR IGNORE INTO rates (campaign_id, effective_from_ms, recorded_at_ms, cpc_micros)
-        SELECT campaign_id, effective_from_ms, recorded_at_ms, cpc_micros FROM old.rates",
-    "INSERT OR IGNORE INTO budgets (campaign_id, recorded_at_ms, daily_budget_micros)
-        SELECT campaign_id, recorded_at_ms, daily_budget_micros FROM old.budgets",
-    "INSERT OR IGNORE INTO imports (import_id, sha256, announced_at_ms)
-        SELECT import_id, sha256, announced_at_ms FROM old.imports",
-    "INSERT OR IGNORE INTO import_hours (hour, import_id) SELECT hour, import_id FROM old.import_hours",
-    "INSERT OR IGNORE INTO mode_settings (id, from_hour, path, recorded_at_ms)
-        SELECT id, from_hour, path, recorded_at_ms FROM old.mode_settings",
+/// Tables that are copied and their columns, in an order in which every row finds what it refers to.
+const COPIES: &[(&str, &str)] = &[
+    ("campaigns", "campaign_id, name, currency"),
+    ("rates", "campaign_id, effective_from_ms, recorded_at_ms, cpc_micros"),
+    ("budgets", "campaign_id, recorded_at_ms, daily_budget_micros"),
+    ("strictness", "campaign_id, recorded_at_ms, strict"),
+    (
+        "budget_decisions",
+        "sequence, campaign_id, day, number, state, cause, spend_micros, budget_micros, decided_at_ms, generation, log_offset,
+            event_time_ms",
+    ),
+    ("budget_published", "id, sequence"),
+    ("imports", "import_id, sha256, announced_at_ms"),
+    ("import_hours", "hour, import_id"),
+    ("mode_settings", "id, from_hour, path, recorded_at_ms"),
+    (
+        "api_keys",
+        "key_id, name, scopes_json, campaigns_json, tier, secret_sha256, created_at_ms, expires_at_ms, revoked_at_ms,
+            last_used_at_ms",
+    ),
+    ("admin_actions", "id, at_ms, key_id, address, request_id, action, status"),
+    ("limit_versions", "version, created_at_ms, created_by, note, share_percent, canary_ms"),
+    ("limit_tiers", "version, tier, floor, ceiling, burst"),
+    (
+        "limit_outcomes",
+        "version, outcome, at_ms, decided_by, detail, canary_requests, canary_over, rest_requests, rest_over",
+    ),
 ];
 
 impl SqliteStore {
-    /// Copies campaigns with names, rates and budgets, imports and mode settings from another file of this schema, all
-    /// of them or none.
+    /// Copies campaigns with names, rates and budgets, imports, mode settings, keys and the log of actions from another
+    /// file of this schema, or an earlier one, all of them or none.
     ///
     /// # Errors
     /// `Open` if the old file cannot be read; `Database` if it does not hold what it must.
@@ -51,7 +65,7 @@ impl SqliteStore {
             let reason = format!("SQLite's check of {} says: {intact}", old.display());
             return Err(Error::Damage { what: "old billing store".to_owned(), reason });
         }
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         sqlx::query("ATTACH DATABASE ? AS old")
             .bind(old.to_string_lossy().into_owned())
             .execute(&mut *writer)
@@ -71,7 +85,7 @@ impl SqliteStore {
         let campaigns: BTreeMap<&CampaignId, Currency> =
             rates.iter().map(|rate| (&rate.campaign_id, rate.currency)).collect();
         let campaigns: Vec<(&CampaignId, Currency)> = campaigns.into_iter().collect();
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         let head = "INSERT OR IGNORE INTO campaigns (campaign_id, name, currency) ";
         insert_rows(
@@ -104,7 +118,7 @@ impl SqliteStore {
     /// `Database` if the file is in use elsewhere.
     pub async fn close_whole(&self) -> Result<()> {
         self.readers.close().await;
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)")
             .fetch_one(&mut *writer)
             .await
@@ -117,13 +131,24 @@ impl SqliteStore {
     }
 }
 
-async fn copy(writer: &mut sqlx::SqliteConnection) -> Result<()> {
+async fn copy(writer: &mut Writer<'_>) -> Result<()> {
     let mut transaction = begin_write(writer).await?;
-    for statement in COPIES {
-        sqlx::query(statement)
-            .execute(&mut *transaction)
-            .await
-            .map_err(database("copy settings of the old store"))?;
+    let failed = database("copy settings of the old store");
+    for (table, columns) in COPIES {
+        // A file of an older build has fewer tables, and nothing to copy from those it lacks.
+        let is_there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?)",
+        )
+        .bind(table)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        if is_there {
+            let mut copy = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO ");
+            copy.push(table).push(" (").push(columns).push(") SELECT ").push(columns);
+            copy.push(" FROM old.").push(table);
+            copy.build().execute(&mut *transaction).await.map_err(&failed)?;
+        }
     }
-    transaction.commit().await.map_err(database("copy settings of the old store"))
+    transaction.commit().await.map_err(&failed)
 }

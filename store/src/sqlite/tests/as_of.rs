@@ -31,7 +31,7 @@ async fn as_of_in_the_future_is_refused_and_the_present_is_not() {
     let refused = fixture.store.billing(&as_of(future)).await.expect_err("lies in the future");
     assert!(matches!(refused, Error::AsOfInFuture));
     let refused =
-        fixture.store.divergence(noon(), Some(future), 9, None).await.expect_err("lies in the future");
+        fixture.store.divergence(noon(), Some(future), None, 9, None).await.expect_err("lies in the future");
     assert!(matches!(refused, Error::AsOfInFuture));
     assert!(fixture.rows(&as_of(UtcMicros(NOON_MS * 1_000 + 999))).await.is_empty());
 }

@@ -11,6 +11,7 @@ fn put(name: &str, cpc_micros: i64) -> PutCampaign {
         currency: "USD".parse().expect("valid currency"),
         cpc_micros,
         daily_budget_micros: None,
+        strict: false,
         effective_from: None,
     }
 }
@@ -85,7 +86,7 @@ async fn another_currency_is_a_conflict_and_a_negative_price_is_refused() {
     // One bad put of many takes all of them back.
     let refused = fixture.store.put_campaigns(vec![put("c", 5), euro], at(1)).await.expect_err("is in USD");
     assert!(matches!(refused, Error::Conflict { .. }));
-    let ids: Vec<_> = fixture.store.campaigns(9, None).await.expect("lists").rows;
+    let ids: Vec<_> = fixture.store.campaigns(None, 9, None).await.expect("lists").rows;
     assert_eq!(ids.iter().map(|campaign| campaign.campaign_id.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
@@ -110,7 +111,7 @@ async fn many_campaigns_are_put_at_once_and_listed_over_pages() {
     fixture.store.put_campaigns(puts, at(0)).await.expect("puts");
     let (mut rows, mut cursor) = (Vec::new(), None);
     loop {
-        let page = fixture.store.campaigns(500, cursor).await.expect("lists");
+        let page = fixture.store.campaigns(None, 500, cursor).await.expect("lists");
         rows.extend(page.rows);
         cursor = page.next_cursor;
         if cursor.is_none() {

@@ -210,7 +210,7 @@ async fn a_run_of_many_rows_is_committed_and_read_back_whole() {
 async fn a_published_version_cannot_be_changed_even_by_sql() {
     let fixture = Fixture::new().await;
     fixture.commit(run(1, &[("a", 10)])).await;
-    let mut writer = fixture.store.writer().await;
+    let mut writer = fixture.store.writer().await.expect("the writer");
     for sql in ["UPDATE billing_rows SET billable = 9, gross = 12", "DELETE FROM billing_rows"] {
         let refused = sqlx::query(sql).execute(&mut *writer).await.expect_err("is refused");
         assert!(refused.to_string().contains("never changes"), "{refused}");

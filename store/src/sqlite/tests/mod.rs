@@ -3,7 +3,10 @@
 mod as_of;
 mod campaigns;
 mod commit;
+mod guard;
 mod imports_and_modes;
+mod keys;
+mod limits;
 mod open;
 mod properties;
 mod read;
@@ -153,7 +156,7 @@ fn at_noon() -> BillingQuery {
     BillingQuery {
         from: noon(),
         to: noon().plus(1),
-        campaign: None,
+        campaigns: None,
         path: None,
         version: None,
         as_of: None,

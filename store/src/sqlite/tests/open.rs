@@ -20,7 +20,7 @@ fn advice(error: &Error) -> &str {
 #[tokio::test]
 async fn every_connection_runs_with_the_settings_that_make_commits_durable() {
     let fixture = Fixture::new().await;
-    let mut writer = fixture.store.writer().await;
+    let mut writer = fixture.store.writer().await.expect("the writer");
     for (pragma, expected) in
         [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 10_000)]
     {
@@ -79,7 +79,7 @@ async fn a_missing_folder_and_a_file_that_is_no_database_are_refused_with_advice
 async fn a_schema_of_a_newer_build_is_refused() {
     let fixture = Fixture::new().await;
     {
-        let mut writer = fixture.store.writer().await;
+        let mut writer = fixture.store.writer().await.expect("the writer");
         sqlx::query(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
              VALUES (9999, 'later', TRUE, x'00', 0)",
@@ -122,7 +122,7 @@ async fn a_reader_makes_no_file_and_refuses_the_schema_of_another_build() {
     let path = fixture.folder.path().join("twice.sqlite");
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
         VALUES (999, 'of a later build', 1, x'00', 0)";
-    let mut writer = fixture.store.writer().await;
+    let mut writer = fixture.store.writer().await.expect("the writer");
     sqlx::query(newer).execute(&mut *writer).await.expect("inserted");
     drop(writer);
     let error = SqliteStore::open_read_only(&path, fixture.clock.clone()).await.expect_err("is refused");

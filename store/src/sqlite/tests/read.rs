@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::error::Error;
 use crate::sqlite::billing::billing_query;
@@ -39,7 +41,7 @@ async fn pages_of_any_size_give_the_same_rows_in_order() {
     for query in [
         wide(),
         BillingQuery { path: Some(BillingPath::Kappa), ..wide() },
-        BillingQuery { campaign: Some(campaign("camp_3")), ..wide() },
+        BillingQuery { campaigns: Some([campaign("camp_3")].into()), ..wide() },
         BillingQuery { version: Some(1), ..wide() },
     ] {
         let all = fixture.rows(&query).await;
@@ -59,7 +61,7 @@ async fn pages_of_any_size_give_the_same_rows_in_order() {
 #[tokio::test]
 async fn filters_choose_hours_campaign_path_and_version() {
     let fixture = filled().await;
-    let one = BillingQuery { campaign: Some(campaign("camp_3")), ..wide() };
+    let one = BillingQuery { campaigns: Some([campaign("camp_3")].into()), ..wide() };
     let rows = fixture.rows(&one).await;
     assert_eq!(brief(&rows), [("camp_3", 2, 9), ("camp_3", 1, 5), ("camp_3", 1, 5)]);
     assert!(rows.iter().all(|row| row.path == BillingPath::Lambda));
@@ -84,7 +86,7 @@ async fn cursors_of_other_lists_and_made_up_ones_are_refused() {
     for cursor in foreign {
         let refused = fixture.store.reconciliations(1, Some(cursor.clone())).await.expect_err("is foreign");
         assert!(matches!(refused, Error::Cursor), "{cursor}");
-        let refused = fixture.store.divergence(noon(), None, 1, Some(cursor)).await.expect_err("is foreign");
+        let refused = fixture.store.divergence(noon(), None, None, 1, Some(cursor)).await.expect_err("is foreign");
         assert!(matches!(refused, Error::Cursor));
     }
     let query = BillingQuery { cursor: runs.next_cursor, ..wide() };
@@ -113,7 +115,7 @@ async fn runs_are_listed_newest_first_over_pages() {
 #[tokio::test]
 async fn divergence_is_that_of_the_newest_run_which_wrote_versions() {
     let fixture = Fixture::new().await;
-    assert!(fixture.store.divergence(noon(), None, 9, None).await.expect("reads").rows.is_empty());
+    assert!(fixture.store.divergence(noon(), None, None, 9, None).await.expect("reads").rows.is_empty());
     let first = fixture.commit(run(1, &[("a", 10), ("b", 20)])).await.committed_at.expect("wrote");
     let mut second = run(2, &[("a", 10), ("b", 21)]);
     second.divergence[0] = Divergence {
@@ -128,14 +130,14 @@ async fn divergence_is_that_of_the_newest_run_which_wrote_versions() {
     second.divergence.push(Divergence { unexplained: Some(1), late: Some(3), ..divergence("ghost", 0) });
     fixture.commit(second.clone()).await;
     fixture.commit(run(3, &[("a", 10), ("b", 21)])).await;
-    let newest = fixture.store.divergence(noon(), None, 9, None).await.expect("reads").rows;
+    let newest = fixture.store.divergence(noon(), None, None, 9, None).await.expect("reads").rows;
     assert_eq!(
         newest.iter().map(|row| &row.divergence).collect::<Vec<_>>(),
         second.divergence.iter().collect::<Vec<_>>()
     );
     // The version of the row each explains; none where there is no row.
     assert_eq!(newest.iter().map(|row| row.version).collect::<Vec<_>>(), [1, 2, 0]);
-    let then = fixture.store.divergence(noon(), Some(first), 9, None).await.expect("reads").rows;
+    let then = fixture.store.divergence(noon(), Some(first), None, 9, None).await.expect("reads").rows;
     assert_eq!(then.iter().map(|row| row.divergence.billed).collect::<Vec<_>>(), [10, 20]);
 }
 
@@ -143,9 +145,9 @@ async fn divergence_is_that_of_the_newest_run_which_wrote_versions() {
 async fn a_run_between_two_pages_of_divergence_does_not_mix_into_them() {
     let fixture = Fixture::new().await;
     fixture.commit(run(1, &[("a", 10), ("b", 20), ("c", 30)])).await;
-    let page = fixture.store.divergence(noon(), None, 1, None).await.expect("reads");
+    let page = fixture.store.divergence(noon(), None, None, 1, None).await.expect("reads");
     fixture.commit(run(2, &[("a", 11), ("b", 21), ("c", 31)])).await;
-    let rest = fixture.store.divergence(noon(), None, 9, page.next_cursor).await.expect("reads").rows;
+    let rest = fixture.store.divergence(noon(), None, None, 9, page.next_cursor).await.expect("reads").rows;
     assert_eq!(rest.iter().map(|row| row.divergence.billed).collect::<Vec<_>>(), [20, 30]);
 }
 
@@ -161,8 +163,8 @@ async fn cutoffs_are_the_highest_of_any_run() {
 #[tokio::test]
 async fn page_queries_start_at_their_key_and_sort_nothing() {
     let fixture = filled().await;
-    let mut writer = fixture.store.writer().await;
-    let one = Some(campaign("camp_3"));
+    let mut writer = fixture.store.writer().await.expect("the writer");
+    let one: Option<BTreeSet<_>> = Some([campaign("camp_3")].into());
     let after = || Some((1, campaign("camp_3"), "lambda".to_owned(), 1));
     for (query, after, start) in [
         (wide(), None, "SEARCH r USING PRIMARY KEY (hour>? AND hour<?)"),
@@ -172,12 +174,12 @@ async fn page_queries_start_at_their_key_and_sort_nothing() {
             "SEARCH r USING PRIMARY KEY ((hour,campaign_id,path,version)>(?,?,?,?) AND hour<?)",
         ),
         (
-            BillingQuery { campaign: one.clone(), ..wide() },
+            BillingQuery { campaigns: one.clone(), ..wide() },
             None,
             "billing_rows_by_campaign (campaign_id=? AND hour>? AND hour<?)",
         ),
         (
-            BillingQuery { campaign: one, ..wide() },
+            BillingQuery { campaigns: one, ..wide() },
             after(),
             "billing_rows_by_campaign (campaign_id=? AND (hour,path,version)>(?,?,?) AND hour<?)",
         ),

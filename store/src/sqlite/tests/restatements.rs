@@ -44,7 +44,7 @@ pub(super) fn of_noon() -> CorrectionsQuery {
     CorrectionsQuery {
         from: noon(),
         to: noon().plus(1),
-        campaign: None,
+        campaigns: None,
         since: None,
         as_of: None,
         include_unchanged: false,
@@ -242,7 +242,7 @@ async fn corrections_come_in_pages_filtered_by_hour_and_campaign() {
         }
         assert_eq!(paged, all, "in pages of {limit}");
     }
-    let one = CorrectionsQuery { campaign: Some(campaign("b")), ..of_noon() };
+    let one = CorrectionsQuery { campaigns: Some([campaign("b")].into()), ..of_noon() };
     let b = corrections(&fixture, &one).await;
     assert!(b.len() == 2 && b.iter().all(|row| row.campaign_id == campaign("b") && row.hour == noon()));
     let foreign = fixture.store.reconciliations(1, None).await.expect("lists").next_cursor;
@@ -253,10 +253,10 @@ async fn corrections_come_in_pages_filtered_by_hour_and_campaign() {
 #[tokio::test]
 async fn a_page_of_corrections_starts_at_its_run_and_sorts_nothing() {
     let fixture = Fixture::new().await;
-    let mut writer = fixture.store.writer().await;
+    let mut writer = fixture.store.writer().await.expect("the writer");
     for after in [None, Some((1, campaign("a")))] {
-        for filter in [None, Some(campaign("a"))] {
-            let query = CorrectionsQuery { campaign: filter, ..of_noon() };
+        for filter in [None, Some([campaign("a")].into())] {
+            let query = CorrectionsQuery { campaigns: filter, ..of_noon() };
             let restated = "SEARCH r USING INDEX billing_rows_restated (run_id=?";
             let sql = crate::sqlite::corrections::corrections_query(&query, i64::MAX, after.clone(), 10);
             let plan = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.into_string()));

@@ -71,7 +71,7 @@ async fn seen(fixture: &Fixture) -> Vec<String> {
         seen.push(format!("{:?}", store.billed_hours(path, noon(), noon().plus(2)).await.expect("reads")));
     }
     for hour in [noon(), noon().plus(1)] {
-        seen.push(format!("{:?}", store.divergence(hour, None, 100, None).await.expect("reads").rows));
+        seen.push(format!("{:?}", store.divergence(hour, None, None, 100, None).await.expect("reads").rows));
     }
     let every = CorrectionsQuery { to: noon().plus(2), include_unchanged: true, ..of_noon() };
     seen.push(format!("{:?}", store.corrections(&every).await.expect("reads").rows));
