@@ -157,7 +157,7 @@ impl<'a, T: Deserialize<'a>, E> Visitor<'a> for Bounded<'_, 'a, T, E> {
     }
 }
 
-fn too_many(records_max: usize) -> Error {
+pub(super) fn too_many(records_max: usize) -> Error {
     Error::TooLarge { limit: records_max as u64, unit: "records" }
 }
 

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -39,6 +39,18 @@ pub(crate) async fn read_body(
     config: &ApiConfig,
 ) -> Result<(Format, Bytes)> {
     let format = format_of(request)?;
+    Ok((format, read_bytes(request, payload, config).await?))
+}
+
+/// Reads the whole body, unpacked, whatever it holds.
+///
+/// # Errors
+/// As [`read_body`], but for the format.
+pub(super) async fn read_bytes(
+    request: &HttpRequest,
+    payload: web::Payload,
+    config: &ApiConfig,
+) -> Result<Bytes> {
     let encoding = encoding_of(request)?;
     let limit = config.body_bytes_max as usize;
     let announced: Option<u64> = request
@@ -52,14 +64,13 @@ pub(crate) async fn read_body(
     let timeout_ms = config.body_timeout_ms;
     let gathered = tokio::time::timeout(Duration::from_millis(timeout_ms.into()), gather(payload, limit));
     let packed = gathered.await.map_err(|_| Error::BodyTimeout { timeout_ms })??;
-    let body = match encoding {
-        Encoding::Identity => packed,
-        _ if packed.len() <= UNPACK_INLINE_BYTES_MAX => unpack(encoding, &packed, limit)?,
+    match encoding {
+        Encoding::Identity => Ok(packed),
+        _ if packed.len() <= UNPACK_INLINE_BYTES_MAX => unpack(encoding, &packed, limit),
         _ => web::block(move || unpack(encoding, &packed, limit))
             .await
-            .map_err(|source| Error::Internal { what: "unpacking", source: Some(Box::new(source)) })??,
-    };
-    Ok((format, body))
+            .map_err(|source| Error::Internal { what: "unpacking", source: Some(Box::new(source)) })?,
+    }
 }
 
 async fn gather(mut payload: web::Payload, limit: usize) -> Result<Bytes> {
@@ -142,10 +153,9 @@ fn encoding_of(request: &HttpRequest) -> Result<Encoding> {
 
 /// Returns the format a body claims. Form and plain text are refused, also because browsers send those to any
 /// address without asking it first.
-fn format_of(request: &HttpRequest) -> Result<Format> {
+pub(super) fn format_of(request: &HttpRequest) -> Result<Format> {
     let Some(value) = request.headers().get(CONTENT_TYPE) else { return Ok(Format::Json) };
-    let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim();
-    match essence.to_ascii_lowercase().as_str() {
+    match essence_of(value).as_str() {
         "application/json" => Ok(Format::Json),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Format::Ndjson),
         other => {
@@ -156,6 +166,11 @@ fn format_of(request: &HttpRequest) -> Result<Format> {
             Err(Error::UnsupportedMediaType { detail })
         }
     }
+}
+
+/// Returns a media type without its parameters, in lower case.
+pub(super) fn essence_of(value: &HeaderValue) -> String {
+    value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! The ingest gateway: clicks, verdicts and announced imports.
 //!
-//! Flow of a request: `body` reads and unpacks it under the size limit, `batch` takes it apart record by record,
-//! `clicks` or `verdicts` checks each at the door and writes the records into one buffer, `answer` appends them to the
-//! log in one call and says what became of each.
+//! Flow of a request: `body` reads and unpacks it under the size limit, `batch` takes it apart record by record (clicks
+//! come in any `shape`, also as `cloudevents` or `arrow_body`), `clicks` or `verdicts` checks each at the door and writes
+//! the records into one buffer, `answer` appends them to the log in one call and says what became of each.
 
 mod answer;
+mod arrow_body;
 mod batch;
 mod body;
 mod clicks;
+mod cloudevents;
 mod imports;
 mod pseudonym;
+mod shape;
 mod verdicts;
 
+pub(crate) use answer::IngestAnswer;
 pub(crate) use batch::read_batch;
 pub(crate) use body::read_body;
 pub(crate) use clicks::post_clicks;
