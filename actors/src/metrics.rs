@@ -44,10 +44,26 @@ pub const PUBLISH_SECONDS: &str = "twice_stream_publish_seconds";
 pub const FRESHNESS_ARRIVAL_SECONDS: &str = "twice_stream_freshness_arrival_seconds";
 /// Time from a click's own time until its window was published, since the start. Label `quantile`.
 pub const FRESHNESS_EVENT_SECONDS: &str = "twice_stream_freshness_event_seconds";
+/// For how long something counted is not in the window store. Label `partition`.
+pub const UNSHOWN_SECONDS: &str = "twice_stream_unshown_seconds";
 /// Publishes that failed and are tried again.
 pub const PUBLISH_FAILURES_TOTAL: &str = "twice_stream_publish_failures_total";
 /// Hours sealed. Label `complete`.
 pub const SEALS_TOTAL: &str = "twice_stream_seals_total";
+/// Time from the arrival of the first click that may have used up a budget until `exhausted` was stored.
+pub const BUDGET_DECISION_SECONDS: &str = "twice_budget_decision_seconds";
+/// Decisions stored. Labels `state`, `cause`.
+pub const BUDGET_DECISIONS_TOTAL: &str = "twice_budget_decisions_total";
+/// Decisions stored and not in the hot log's topic yet.
+pub const BUDGET_UNPUBLISHED: &str = "twice_budget_unpublished";
+/// Campaigns whose budget of today is used up.
+pub const BUDGET_EXHAUSTED_CAMPAIGNS: &str = "twice_budget_exhausted_campaigns";
+/// Strict campaigns whose spend is not known.
+pub const BUDGET_UNKNOWN_CAMPAIGNS: &str = "twice_budget_unknown_campaigns";
+/// Spend of today above budgets. Label `currency`.
+pub const BUDGET_OVERSPEND_MICROS: &str = "twice_budget_overspend_micros";
+/// Reads and writes of budgets that failed and are tried again.
+pub const BUDGET_STORE_FAILURES_TOTAL: &str = "twice_budget_store_failures_total";
 /// Records of a partition not archived yet. Labels `topic`, `partition`.
 pub const UNARCHIVED_RECORDS: &str = "twice_archiver_unarchived_records";
 /// Age of the oldest record not archived yet. Labels `topic`, `partition`.
@@ -86,8 +102,20 @@ pub fn describe() {
     describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "Time of one publish of changed windows");
     describe_gauge!(FRESHNESS_ARRIVAL_SECONDS, Unit::Seconds, "Arrival of a click until it is visible");
     describe_gauge!(FRESHNESS_EVENT_SECONDS, Unit::Seconds, "Time of a click until it is visible");
+    describe_gauge!(UNSHOWN_SECONDS, Unit::Seconds, "Time since something counted is not visible");
     describe_counter!(PUBLISH_FAILURES_TOTAL, Unit::Count, "Publishes that failed and are tried again");
     describe_counter!(SEALS_TOTAL, Unit::Count, "Hours sealed");
+    describe_histogram!(
+        BUDGET_DECISION_SECONDS,
+        Unit::Seconds,
+        "Time from the arrival of the first click that may have used up a budget until exhausted was stored"
+    );
+    describe_counter!(BUDGET_DECISIONS_TOTAL, Unit::Count, "Budget decisions stored");
+    describe_gauge!(BUDGET_UNPUBLISHED, Unit::Count, "Budget decisions not in the log's topic yet");
+    describe_gauge!(BUDGET_EXHAUSTED_CAMPAIGNS, Unit::Count, "Campaigns whose budget of today is used up");
+    describe_gauge!(BUDGET_UNKNOWN_CAMPAIGNS, Unit::Count, "Strict campaigns whose spend is not known");
+    describe_gauge!(BUDGET_OVERSPEND_MICROS, Unit::Count, "Spend of today above budgets, in millionths");
+    describe_counter!(BUDGET_STORE_FAILURES_TOTAL, Unit::Count, "Reads and writes of budgets that failed");
     describe_gauge!(UNARCHIVED_RECORDS, Unit::Count, "Records not archived yet");
     describe_gauge!(UNARCHIVED_AGE_SECONDS, Unit::Seconds, "Age of the oldest record not archived yet");
     describe_counter!(MANIFESTS_TOTAL, Unit::Count, "Manifests put");

@@ -12,12 +12,13 @@ use twice_log::hot::ClickLog;
 use twice_log::{Clock, Hour, LogOffset, PartitionId, Topic};
 use twice_store::windows::WindowStore;
 
+use crate::budget::SpendFeed;
 use crate::campaign::StreamRules;
 use crate::checkpoint::{CheckpointLayout, CheckpointStore, CheckpointWriter, LoadedCheckpoint};
 use crate::config::StreamConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::freshness::{Freshness, FreshnessMeter};
-use crate::metrics::LAG_RECORDS;
+use crate::metrics::{LAG_RECORDS, UNSHOWN_SECONDS};
 use crate::partition::{
     ClickHistory, DedupBudget, PartitionActor, PartitionSetup, PartitionStatus, SealArchive, SealHour,
     StopPartition,
@@ -31,6 +32,8 @@ pub struct StreamParts {
     pub seals: Arc<dyn SealArchive>,
     /// Where clicks are read that the log no longer holds.
     pub history: Arc<dyn ClickHistory>,
+    /// Where counts of campaigns with a budget go; one that nobody watches takes nothing.
+    pub spend: Arc<SpendFeed>,
     pub clock: Arc<dyn Clock>,
     /// The rules both paths share; the reconciler MUST be given the same.
     pub settings: CountingSettings,
@@ -133,11 +136,21 @@ impl StreamPath {
                 let log_end = bounds.map_or(status.applied_end, |bounds| bounds.end);
                 let status = PartitionStatus { log_end, ..status };
                 let label = status.partition.to_string();
-                metrics::gauge!(LAG_RECORDS, "partition" => label).set(status.lag() as f64);
+                metrics::gauge!(LAG_RECORDS, "partition" => label.clone()).set(status.lag() as f64);
+                metrics::gauge!(UNSHOWN_SECONDS, "partition" => label)
+                    .set(status.unshown_for().as_secs_f64());
                 status
             }
         };
         join_all(self.shared.partitions.iter().map(status)).await
+    }
+
+    /// Returns up to where each partition is applied, in order of partition. The log is not asked.
+    pub fn applied_ends(&self) -> Vec<LogOffset> {
+        let applied_end = |partition: &Partition| {
+            partition.status.lock().unwrap_or_else(PoisonError::into_inner).applied_end
+        };
+        self.shared.partitions.iter().map(applied_end).collect()
     }
 
     /// Returns how soon clicks were visible since the start. Sets the metrics of it: call it at each scrape.

@@ -16,6 +16,7 @@ use crate::trim::Trimming;
 /// Real-time windows stay this long after their hour, and in any case until it is billed.
 const KEPT_HOURS: i64 = 6;
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 const WINDOWS_EVERY: Duration = Duration::from_secs(300);
 
 /// What housekeeping works with.
@@ -39,7 +40,8 @@ impl Housekeeping {
             }
         };
         // Side by side: forgetting a day's windows takes long, and the gauges are looked at meanwhile.
-        tokio::join!(self.space.clone().watch(), self.refresh_gauges(), self.watch_windows(), trim);
+        let look = self.space.clone().watch();
+        tokio::join!(look, self.refresh_gauges(), self.watch_windows(), self.probe_stores(), trim);
     }
 
     async fn refresh_gauges(&self) {
@@ -47,6 +49,15 @@ impl Housekeeping {
         loop {
             every.tick().await;
             self.status.look().await;
+        }
+    }
+
+    /// Asks stores that are not asked for lack of answers whether they are back.
+    async fn probe_stores(&self) {
+        let mut every = turns(PROBE_EVERY);
+        loop {
+            every.tick().await;
+            tokio::join!(self.status.windows.probe(), self.status.bounded.probe());
         }
     }
 

@@ -4,12 +4,14 @@
 
 mod archive;
 mod audit;
+mod budgets;
 mod cli;
 mod database;
 mod disk;
 mod housekeeping;
 mod keys;
 mod lines;
+mod listen;
 mod log;
 mod metrics;
 mod node;

@@ -4,7 +4,6 @@
 //! part resumes from its own durable state.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,10 +11,10 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_actors::{
-    ArchiverConfig, Archiving, ArchivingParts, ProcessReplay, ReplayConfig, StreamConfig, StreamParts,
+    ArchiverConfig, Archiving, ArchivingParts, BudgetConfig, ProcessReplay, ReplayConfig, StreamConfig, StreamParts,
     StreamPath,
 };
-use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, PseudonymKeys, RateLimits};
+use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, Listeners, PseudonymKeys, RateLimits};
 use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, ArchiveLocation, CountingSettings};
 use twice_log::fail::FailPoints;
@@ -29,13 +28,14 @@ use twice_store::{ArchiveAggregates, ResilientWindows, SqliteStore, WindowStore}
 
 use crate::archive;
 use crate::audit::AuditProcess;
+use crate::budgets::{BudgetWiring, Observing, RunningBudgets};
 use crate::database;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::keys;
 use crate::log::{LogConfig, OpenLog};
 use crate::ports::{
-    ArchiverFlush, Around, Audits, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
+    ArchiverFlush, Around, Audits, BudgetReports, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
 };
 use crate::recovery::Recovery;
 use crate::stores::StoresConfig;
@@ -53,6 +53,7 @@ pub struct NodeConfig {
     pub log: LogConfig,
     pub spool: SpoolConfig,
     pub stream: StreamConfig,
+    pub budget: BudgetConfig,
     pub archiver: ArchiverConfig,
     pub s3: S3Config,
     pub reconciler: ReconcilerConfig,
@@ -77,6 +78,7 @@ pub struct Node {
     /// The same store, for requests: they do not wait long for it.
     bounded: Arc<SqliteStore>,
     stream: StreamPath,
+    budgets: RunningBudgets,
     archiving: Archiving,
     reconciler: ReconcilerHandle,
     housekeeping: JoinHandle<()>,
@@ -88,11 +90,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens every part and starts to serve on `listener`.
+    /// Opens every part and starts to serve on `listeners`.
     ///
     /// # Errors
     /// The part that did not open, with what to do.
-    pub async fn start(config: NodeConfig, listener: TcpListener) -> Result<(Self, Server, ServerHandle)> {
+    pub async fn start(config: NodeConfig, listeners: Listeners) -> Result<(Self, Server, ServerHandle)> {
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
         let folder = config.data_dir.as_path();
@@ -113,9 +115,25 @@ impl Node {
         let windows = Arc::new(windows);
         let bounded = Arc::new(store.bounded(limit));
         let click_log = log.shared();
-        let (stream, archiving) =
-            start_readers(&config, click_log.clone(), windows.clone(), archive.clone(), clock.clone())
-                .await?;
+        let observing = Observing::default();
+        let (stream, archiving) = start_readers(
+            &config,
+            click_log.clone(),
+            (windows.clone(), &observing),
+            archive.clone(),
+            clock.clone(),
+        )
+        .await?;
+        let wiring = BudgetWiring {
+            log: click_log.clone(),
+            spooling: spooling.clone(),
+            stream: stream.clone(),
+            windows: windows.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            fail_points: config.fail_points.clone(),
+        };
+        let budgets = RunningBudgets::start(observing, wiring, config.budget)?;
         let aggregates = Arc::new(ArchiveAggregates::new(archive.clone(), config.api.query_cache_bytes_max));
         let deps = ReconcilerDeps {
             clock: clock.clone(),
@@ -142,6 +160,7 @@ impl Node {
             clock: clock.clone(),
             freshness: Arc::default(),
             space: space.clone(),
+            spooling: spooling.clone(),
             windows: windows.clone(),
             bounded: bounded.clone(),
         });
@@ -161,6 +180,7 @@ impl Node {
             store,
             bounded,
             stream,
+            budgets,
             archiving,
             reconciler,
             housekeeping: actix_web::rt::spawn(housekeeping.run()),
@@ -172,7 +192,7 @@ impl Node {
         };
         let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
         let deps = node.api_deps(status, aggregates, compare, clock, pseudonyms, config.render_metrics);
-        let (server, handle) = twice_api::serve(deps, listener, config.api)?;
+        let (server, handle) = twice_api::serve(deps, listeners, config.api)?;
         Ok((node, server, handle))
     }
 
@@ -205,6 +225,10 @@ impl Node {
             audit: self.audits.clone(),
             compare,
             stream: status.clone(),
+            budgets: Arc::new(BudgetReports(self.budgets.budgets.clone())),
+            decisions: self.bounded.clone(),
+            live: self.budgets.live.clone(),
+            stopping: self.budgets.stopping(),
             admission: status.space.clone(),
             health: status,
             render_metrics,
@@ -214,6 +238,7 @@ impl Node {
     /// Stops what may take long and is safe to drop at any moment: runs, their child processes and housekeeping. Who waits
     /// for a run hears that it ended.
     pub async fn stop_long_work(&self) {
+        self.budgets.end_streams();
         self.housekeeping.abort();
         self.draining.abort();
         self.reconciler.stop().await;
@@ -229,6 +254,7 @@ impl Node {
         if let Err(error) = self.keys.note_uses().await {
             tracing::warn!(%error, "last uses of keys could not be written down");
         }
+        self.budgets.stop().await;
         let stream = self.stream.flush_and_stop().await.context("stopping the stream path");
         let archiving = self.archiving.stop().await.context("stopping the archiver");
         let windows = self.windows.flush().await.context("flushing the windows");
@@ -246,13 +272,14 @@ impl Node {
 async fn start_readers(
     config: &NodeConfig,
     log: Arc<dyn ClickLog>,
-    windows: Arc<dyn WindowStore>,
+    (windows, observing): (Arc<dyn WindowStore>, &Observing),
     archive: Archive,
     clock: Arc<dyn Clock>,
 ) -> Result<(StreamPath, Archiving)> {
     let parts = StreamParts {
         log: log.clone(),
-        windows,
+        windows: observing.over(windows),
+        spend: observing.spend.clone(),
         seals: Arc::new(archive.clone()),
         history: Arc::new(archive.clone()),
         clock,

@@ -47,6 +47,10 @@ pub enum Error {
     /// The day is not over, so its hours cannot become final yet.
     #[error("day {day} ends at {end}; it can be closed after that")]
     DayNotOver { day: String, end: UtcMillis },
+    /// Something a count of the hour would read was deleted under retention: a smaller bill would come of it (G-3). Its bill
+    /// stands as it is; the operator settles what came too late outside of it.
+    #[error("hour {hour} can no longer be counted: {reason}; its bill stands as it is")]
+    Frozen { hour: Hour, reason: String },
     /// The hour has no run that ended (HTTP 404).
     #[error("hour {hour} is not reconciled yet")]
     NotReconciled { hour: Hour },
@@ -74,6 +78,10 @@ pub enum Error {
     /// The child process ended without a result.
     #[error("recompute process failed ({status}): {detail}")]
     ChildFailed { status: String, detail: String },
+    /// The child process was killed, probably for want of memory, and so were those with smaller slices that followed it.
+    /// The attempt is repeated; the operator changes a setting.
+    #[error("recompute process was killed ({status}): {detail}")]
+    ChildKilled { status: String, detail: String },
     /// The memory limit is too low for even small slices. The operator raises it; nothing was billed.
     #[error(
         "the recompute's memory did not suffice: the limit is {} MiB; set recompute_memory_bytes_max \
@@ -123,6 +131,7 @@ impl Error {
             | Error::ArchiveBehind { .. }
             | Error::Process { .. }
             | Error::ChildFailed { .. }
+            | Error::ChildKilled { .. }
             | Error::Engine { .. }
             | Error::Attempt { .. }
             | Error::Overtaken { .. } => ErrorKind::Retry,
@@ -131,6 +140,7 @@ impl Error {
             | Error::Json { .. }
             | Error::RulesMissing { .. } => ErrorKind::Damage,
             Error::HourNotOver { .. }
+            | Error::Frozen { .. }
             | Error::DayNotOver { .. }
             | Error::NotReconciled { .. }
             | Error::Candidate { .. }

@@ -10,6 +10,8 @@ pub const RECOMPUTE_SECONDS: &str = "twice_reconciler_recompute_seconds";
 pub const RECOMPUTE_RSS_PEAK_BYTES: &str = "twice_reconciler_recompute_rss_peak_bytes";
 /// Copies read by the newest recompute.
 pub const RECOMPUTE_ROWS: &str = "twice_reconciler_recompute_rows";
+/// Recompute processes that were killed, probably for want of memory, and followed by one with smaller slices.
+pub const RECOMPUTE_MEMORY_RETRIES_TOTAL: &str = "twice_reconciler_recompute_memory_retries_total";
 /// Hours that wait to be closed.
 pub const HOURS_WAITING: &str = "twice_reconciler_hours_waiting";
 /// Absolute unexplained clicks of the newest run of an hour, summed (G-5: one is a page).
@@ -33,6 +35,20 @@ pub const SWEEPS_TOTAL: &str = "twice_reconciler_sweeps_total";
 /// Verdicts of the newest sweep whose click was not found.
 pub const VERDICTS_WITHOUT_CLICK: &str = "twice_reconciler_verdicts_without_click";
 
+/// Billed hours with later clicks, verdicts or rates that can no longer be counted: what came too late is in no bill.
+pub const RESTATEMENTS_REFUSED_HOURS: &str = "twice_reconciler_restatements_refused_hours";
+
+/// Data files removed under retention.
+pub const RETENTION_DELETED_FILES_TOTAL: &str = "twice_retention_deleted_files_total";
+/// Rows of data files that retention has buried.
+pub const RETENTION_DELETED_ROWS_TOTAL: &str = "twice_retention_deleted_rows_total";
+/// Bytes of data files that retention has buried.
+pub const RETENTION_DELETED_BYTES_TOTAL: &str = "twice_retention_deleted_bytes_total";
+/// Expired hours whose files stay, by the newest pass.
+pub const RETENTION_HOURS_KEPT: &str = "twice_retention_hours_kept";
+/// Passes of retention that failed.
+pub const RETENTION_FAILED_TOTAL: &str = "twice_retention_failed_total";
+
 /// Copies by which preliminary and billed of the newest hour differ, by `cause` (G-5).
 pub const DIVERGENCE_CLICKS: &str = "twice_reconciler_divergence_clicks";
 /// Late, late duplicate and unexplained clicks of the newest hour, as a share of its billed ones.
@@ -42,6 +58,10 @@ pub const DIVERGENCE_RATIO: &str = "twice_reconciler_divergence_ratio";
 pub fn describe() {
     metrics::describe_counter!(HOURS_RECONCILED_TOTAL, "hours committed, by outcome");
     metrics::describe_counter!(ATTEMPTS_FAILED_TOTAL, "attempts to close an hour that failed");
+    metrics::describe_counter!(
+        RECOMPUTE_MEMORY_RETRIES_TOTAL,
+        "recompute processes killed and followed by smaller ones"
+    );
     metrics::describe_histogram!(RECOMPUTE_SECONDS, metrics::Unit::Seconds, "duration of one recompute");
     metrics::describe_gauge!(
         RECOMPUTE_RSS_PEAK_BYTES,
@@ -64,6 +84,19 @@ pub fn describe() {
         VERDICTS_WITHOUT_CLICK,
         "verdicts of the newest sweep whose click was not found"
     );
+    metrics::describe_gauge!(
+        RESTATEMENTS_REFUSED_HOURS,
+        "billed hours with later events that can no longer be counted"
+    );
+    metrics::describe_counter!(RETENTION_DELETED_FILES_TOTAL, "data files removed under retention");
+    metrics::describe_counter!(RETENTION_DELETED_ROWS_TOTAL, "rows of the data files buried");
+    metrics::describe_counter!(
+        RETENTION_DELETED_BYTES_TOTAL,
+        metrics::Unit::Bytes,
+        "bytes of the data files buried"
+    );
+    metrics::describe_gauge!(RETENTION_HOURS_KEPT, "expired hours whose files stay");
+    metrics::describe_counter!(RETENTION_FAILED_TOTAL, "passes of retention that failed");
     metrics::describe_gauge!(DIVERGENCE_CLICKS, "copies by which the newest hour differs, by cause");
     metrics::describe_gauge!(DIVERGENCE_RATIO, "share of the newest hour's clicks that differ");
     metrics::describe_gauge!(UNSEALED_PARTITIONS, "partitions the newest run found unsealed");

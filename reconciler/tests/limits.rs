@@ -85,6 +85,44 @@ async fn a_process_killed_for_memory_says_which_setting_to_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_processes_killed_for_memory_smaller_slices_count_the_same_and_the_report_says_so() {
+    let folder = tempfile::tempdir().expect("folder");
+    let made = folder.path().join("made");
+    std::fs::create_dir(&made).expect("folder");
+    let request =
+        RecomputeRequest { aggregates_dir: Some(made.clone()), ..request(folder.path(), 1 << 30).await };
+    let straight = child_process().recompute(request.clone()).await.expect("billed");
+    for name in names_in(&made) {
+        std::fs::remove_file(made.join(name)).expect("removed");
+    }
+
+    // Two processes die as the kernel's killer ends them, the second with half a file written.
+    let this = std::env::current_exe().expect("path of this test");
+    let script = format!(
+        "cd '{}'; echo x >> tries; tries=$(wc -l < tries); cat > request.$tries; \
+         if [ $tries -lt 3 ]; then echo half > '{}/half-a-file'; kill -9 $$; fi; \
+         TWICE_TEST_RECOMPUTE_CHILD=1 '{}' --exact child_entry --nocapture --test-threads=1 \
+         < request.$tries | grep '^{{'",
+        folder.path().display(),
+        made.display(),
+        this.display()
+    );
+    let billed = shell(script).recompute(request).await.expect("billed");
+    assert_eq!((billed.rows, billed.divergence), (straight.rows, straight.divergence));
+    assert_eq!(billed.aggregates.map(|files| files.len()), straight.aggregates.map(|files| files.len()));
+    assert_eq!((billed.summary.memory_retries, straight.summary.memory_retries), (2, 0));
+    assert!(!made.join("half-a-file").exists(), "what the killed ones left is gone");
+    let limits = |number: u32| -> ResourceLimits {
+        let text = std::fs::read(folder.path().join(format!("request.{number}"))).expect("request");
+        serde_json::from_slice::<RecomputeRequest>(&text).expect("reads").limits
+    };
+    let memory = [1, 2, 3].map(|number| limits(number).memory_bytes_max >> 20);
+    assert_eq!(memory, [1024, 512, 256]);
+    let rows = [2, 3].map(|number| limits(number).rows_per_slice_max.expect("bounded"));
+    assert!(rows[1] <= rows[0] / 2, "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_process_spilled_is_removed_by_the_next() {
     let folder = tempfile::tempdir().expect("folder");
     let request = request(folder.path(), 512 << 20).await;

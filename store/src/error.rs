@@ -46,6 +46,10 @@ pub enum Error {
         #[source]
         source: sled::Error,
     },
+    /// The store did not answer in time, or is not asked because it lately did not. The caller tries again later or answers
+    /// without it.
+    #[error("{store} does not answer: {reason}")]
+    Unanswered { store: &'static str, reason: String },
     /// The archive failed; its own kind decides.
     #[error("archive")]
     Archive(#[from] twice_log::Error),
@@ -76,7 +80,10 @@ impl Error {
     /// Returns what the caller does about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Database { .. } | Error::Windows { .. } | Error::Replay { .. } => ErrorKind::Retry,
+            Error::Database { .. }
+            | Error::Windows { .. }
+            | Error::Unanswered { .. }
+            | Error::Replay { .. } => ErrorKind::Retry,
             Error::Invalid { .. }
             | Error::Conflict { .. }
             | Error::NotFound { .. }

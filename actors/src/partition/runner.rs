@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use twice_log::archive::Seal;
+use twice_log::fail::FailPoint;
 use twice_log::{Hour, LogOffset, Topic, UtcMillis, Watermark};
 
 use super::children::Children;
@@ -71,6 +72,10 @@ pub(super) struct Runner {
     unpublished: bool,
     /// A publish failed: the next one takes every window.
     republish: bool,
+    /// Which opening of the store holds what was shown.
+    opening: u64,
+    /// Since when something is not shown; `None` while everything is.
+    waiting_since: Option<Instant>,
     /// Ends of what the windows taken last reflect, and of what is shown.
     taken_end: LogOffset,
     shown_end: LogOffset,
@@ -108,6 +113,7 @@ impl Runner {
         let reader = LogReader { feed, archived, generation, watermark, skips, clock, freshness };
         let (batch_sender, batches) = mpsc::channel(1);
         let (notice_sender, notices) = mpsc::unbounded_channel();
+        let opening = setup.parts.windows.openings();
         let now = Instant::now();
         let next_checkpoint = now + Duration::from_millis(setup.config.checkpoint_interval_ms);
         Self {
@@ -129,6 +135,8 @@ impl Runner {
             publishing: None,
             next_publish: now,
             republish: false,
+            opening,
+            waiting_since: None,
             taken_end: LogOffset(0),
             shown_end: LogOffset(0),
             ages: AgesWaiting::default(),
@@ -197,6 +205,7 @@ impl Runner {
                 }
             }
         }
+        self.look_at_store();
         let now = Instant::now();
         if self.publishing.is_none() && self.unpublished && now >= self.next_publish {
             self.begin_publish().await?;
@@ -227,6 +236,8 @@ impl Runner {
 
     async fn apply(&mut self, batch: DecodedBatch) -> Result<()> {
         debug_assert_eq!(batch.first, self.applied_end, "the reader is contiguous");
+        self.setup.parts.fail_points.pass(FailPoint::StreamApplying);
+        self.setup.parts.fail_points.hold(FailPoint::StreamApplying).await;
         for (offset, event_time) in &batch.skipped {
             tracing::error!(partition = %self.setup.partition, %offset, %event_time,
                 "copy killed the partition twice and is skipped: its hour is incomplete");
@@ -238,11 +249,15 @@ impl Runner {
         if self.children.awaits_checkpoint(&batch.groups) {
             self.wait_for_checkpoint().await?;
         }
-        let (tallies, woken) = self.children.apply(batch.groups, &self.ledger.ends()).await?;
+        let spend = &self.setup.parts.spend;
+        let (tallies, woken) = self.children.apply(batch.groups, &self.ledger.ends(), spend).await?;
         self.applied_end = batch.end;
         self.watermark = batch.watermark;
         self.unsaved = true;
         self.unpublished |= tallies.counted > 0 || woken > 0;
+        if self.unpublished {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
         if tallies.counted > 0 {
             self.hours_open.extend(open);
             batch.ages.into_iter().for_each(|ages| self.ages.push(ages));
@@ -309,6 +324,7 @@ impl Runner {
             status.applied_end = self.applied_end;
             status.highest_time = self.watermark.highest();
             status.shown_end = shown_end;
+            status.waiting_since = self.waiting_since.map(Instant::into_std);
             status.hours_unsealed =
                 self.hours_open.iter().copied().filter(|hour| self.ledger.record(*hour).is_none()).collect();
             status.hours_incomplete = self.ledger.incomplete_hours();

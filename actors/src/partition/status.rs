@@ -1,5 +1,7 @@
 //! How far a partition is, as the API and the tests see it.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use twice_log::{Hour, LogOffset, PartitionId, UtcMillis};
 
@@ -34,6 +36,9 @@ pub struct PartitionStatus {
     pub highest_time: Option<UtcMillis>,
     /// Every record below this offset is in the windows that readers see.
     pub shown_end: LogOffset,
+    /// Since when something applied is not shown; `None` while everything is.
+    #[serde(skip)]
+    pub waiting_since: Option<Instant>,
     /// Hours with windows that are not sealed yet, in order.
     pub hours_unsealed: Vec<Hour>,
     /// Unsealed hours whose counts may miss something, in order.
@@ -66,6 +71,7 @@ impl PartitionStatus {
             log_end: LogOffset(0),
             highest_time: None,
             shown_end: LogOffset(0),
+            waiting_since: None,
             hours_unsealed: Vec::new(),
             hours_incomplete: Vec::new(),
             dedup_bytes: 0,
@@ -79,6 +85,11 @@ impl PartitionStatus {
             skipped: 0,
             restarts: 0,
         }
+    }
+
+    /// Returns for how long something applied is not shown.
+    pub fn unshown_for(&self) -> Duration {
+        self.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Returns the number of records not applied yet.

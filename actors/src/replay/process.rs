@@ -177,7 +177,7 @@ impl From<ChildError> for Failure {
         };
         let cause = match &error {
             ChildError::Io { source, .. } => format!(": {source}"),
-            ChildError::Failed { .. } => String::new(),
+            ChildError::Failed { .. } | ChildError::Silent { .. } => String::new(),
         };
         Self(refused(format!("replay process: {error}{cause}{advice}")))
     }

@@ -1,12 +1,12 @@
 //! `twice up`: everything in one process, on embedded parts or on Fluvio and S3.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use twice_actors::{ArchiverConfig, ReplayConfig, StreamConfig};
+use twice_actors::{ArchiverConfig, BudgetConfig, ReplayConfig, StreamConfig};
 use twice_api::{Access, ApiConfig};
 use twice_log::archive::CountingSettings;
 use twice_log::archive::s3::S3Config;
@@ -16,6 +16,7 @@ use twice_reconciler::ReconcilerConfig;
 
 use super::{Agreement, Outcome};
 use crate::disk::DiskConfig;
+use crate::listen::{ListenConfig, raise_file_limit};
 use crate::log::LogConfig;
 use crate::node::{Node, NodeConfig};
 use crate::stores::StoresConfig;
@@ -38,6 +39,8 @@ pub struct Up {
     /// Address to serve on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
+    #[command(flatten)]
+    sockets: ListenConfig,
     /// Serve without API keys, which is allowed on loopback only. Left out, the first start shows a key
     #[arg(long)]
     insecure_no_auth: bool,
@@ -71,6 +74,8 @@ pub struct Up {
     spool: SpoolConfig,
     #[command(flatten, next_help_heading = "Stream path")]
     stream: StreamConfig,
+    #[command(flatten, next_help_heading = "Budgets")]
+    budget: BudgetConfig,
     #[command(flatten, next_help_heading = "Archiver")]
     archiver: ArchiverConfig,
     #[command(flatten, next_help_heading = "Archive on S3")]
@@ -101,6 +106,13 @@ struct Counting {
     stream_dedup_ms: i64,
 }
 
+/// Where the node serves.
+struct Place {
+    listen: SocketAddr,
+    sockets: ListenConfig,
+    scheme: &'static str,
+}
+
 /// Runs the command until a signal stops it.
 pub fn run(arguments: Up) -> Result<Outcome> {
     let access = if arguments.insecure_no_auth { Access::Open } else { Access::Keyed };
@@ -109,9 +121,13 @@ pub fn run(arguments: Up) -> Result<Outcome> {
     }
     telemetry::start_logging(arguments.log_format, &arguments.log_filter)?;
     let render_metrics = telemetry::start_metrics()?;
-    let listener = TcpListener::bind(arguments.listen)
-        .with_context(|| format!("cannot listen on {}; choose another --listen", arguments.listen))?;
-    let address = listener.local_addr().context("the listening socket has no address")?;
+    let is_plain = arguments.api.edge.tls_cert.is_none();
+    if is_plain && !arguments.listen.ip().is_loopback() {
+        tracing::warn!(listen = %arguments.listen, "keys and clicks travel in the clear: no tls_cert is set");
+    }
+    raise_file_limit(arguments.api.edge.connections_max);
+    let scheme = if is_plain { "http" } else { "https" };
+    let place = Place { listen: arguments.listen, sockets: arguments.sockets, scheme };
     let counting = CountingSettings {
         horizon_hours: arguments.counting.horizon_hours.max(1),
         disorder_ms: arguments.counting.disorder_ms,
@@ -127,6 +143,7 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         log: arguments.log,
         spool: arguments.spool,
         stream: arguments.stream,
+        budget: arguments.budget,
         archiver: arguments.archiver,
         s3: arguments.s3,
         reconciler,
@@ -140,17 +157,19 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         access,
         render_metrics,
     };
-    actix_web::rt::System::new().block_on(serve(config, listener, address))?;
+    actix_web::rt::System::new().block_on(serve(config, place))?;
     Ok(Outcome::Done(Agreement::Agreed))
 }
 
-async fn serve(config: NodeConfig, listener: TcpListener, address: SocketAddr) -> Result<()> {
+async fn serve(config: NodeConfig, place: Place) -> Result<()> {
     // Before anything opens: a signal during a long start must stop it gracefully too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
-    let (node, server, handle) = Node::start(config, listener).await?;
+    let listeners = place.sockets.open(place.listen).await?;
+    let address = listeners.public.local_addr().context("the listening socket has no address")?;
+    let (node, server, handle) = Node::start(config, listeners).await?;
     let serving = actix_web::rt::spawn(server);
-    tracing::info!("listening on http://{address}");
+    tracing::info!("listening on {}://{address}", place.scheme);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

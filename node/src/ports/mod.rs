@@ -1,6 +1,7 @@
 //! What the crates ask of each other, carried over: each port of one crate implemented with the handle of another.
 
 mod audit;
+mod budget;
 mod compare;
 mod replay;
 mod shadow;
@@ -15,12 +16,17 @@ use twice_actors::{Archiving, PartitionPhase, StreamPath};
 use twice_api::ports as api;
 use twice_log::event::partition_of;
 use twice_log::hot::ClickLog;
+use twice_log::spool::Spooling;
+use twice_log::breaker::BreakerState;
 use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
+use twice_store::{ResilientWindows, SqliteStore};
 use twice_reconciler::{BillChange, ProgressEvent, ReconcilerHandle, ports as batch};
 
 use crate::disk::DiskSpace;
+use crate::metrics::BREAKER_STATE;
 
 pub use audit::Audits;
+pub use budget::BudgetReports;
 pub use compare::{Around, Compares};
 pub use replay::ReplayStarts;
 pub use shadow::{Shadows, shadow_of};
@@ -213,6 +219,9 @@ pub struct Status {
     pub clock: Arc<dyn Clock>,
     pub freshness: Arc<Mutex<HashMap<PartitionId, Freshness>>>,
     pub space: Arc<DiskSpace>,
+    pub spooling: Arc<Spooling>,
+    pub windows: Arc<ResilientWindows>,
+    pub bounded: Arc<SqliteStore>,
 }
 
 /// Up to when a partition's numbers are whole: looked up by marks, each a moment and the end of the log just after it.
@@ -248,6 +257,11 @@ impl Status {
     pub async fn look(&self) {
         self.partitions().await;
         self.stream.freshness();
+        crate::spool::show(&self.spooling, self.clock.now());
+        let breakers = [("windows", self.windows.breaker()), ("log", self.spooling.log_state())].into_iter().chain(self.bounded.breakers());
+        for (breaker, state) in breakers {
+            metrics::gauge!(BREAKER_STATE, "breaker" => breaker).set(f64::from(state as u8));
+        }
     }
 
     async fn partitions(&self) -> Vec<api::PartitionStatus> {
@@ -305,7 +319,19 @@ impl Status {
             }),
             Err(error) => Some(chain(&error)),
         };
-        let parts = [("stream", stream), ("archiver", archiver), ("reconciler", reconciler)];
+        let closed = |state: &BreakerState| *state == BreakerState::Closed;
+        let billing = self.bounded.breakers().into_iter().find(|(_, state)| !closed(state));
+        let billing = billing.map(|(breaker, _)| {
+            format!("{breaker} are not answered in time; answers are preliminary, changes are refused")
+        });
+        let windows = self.windows.failure();
+        let parts = [
+            ("stream", stream),
+            ("real-time store", windows),
+            ("archiver", archiver),
+            ("reconciler", reconciler),
+            ("billing store", billing),
+        ];
         parts
             .into_iter()
             .map(|(part, detail)| api::PartHealth {
@@ -340,10 +366,15 @@ impl api::HealthStatus for Status {
         let partitions = self.partitions().await;
         let loading = partitions.iter().any(|partition| partition.state == api::PartitionState::Stopped);
         let parts = self.parts(&partitions).await;
-        let refusal = self.space.refusal();
-        let ready = !loading && refusal.is_none();
+        // A full disk refuses nothing while there is a spool on another one.
+        let disk = self.space.refusal();
+        let spool = self.spooling.refusal();
+        let refuses = (disk.is_some() && !self.spooling.is_apart()) || spool.is_some();
+        let ready = !loading && !refuses;
         let degraded = parts.into_iter().filter_map(|part| Some(format!("{}: {}", part.part, part.detail?)));
-        let reasons = refusal.map(|reason| format!("disk: {reason}")).into_iter().chain(degraded);
+        let disk = disk.map(|reason| format!("disk: {reason}"));
+        let spool = spool.map(|reason| format!("spool: {reason}"));
+        let reasons = disk.into_iter().chain(spool).chain(degraded);
         api::Readiness { ready, reasons: reasons.collect() }
     }
 }

@@ -94,6 +94,14 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// Notes how many processes died for want of memory before the one that answered.
+    pub(super) fn after(mut self, memory_retries: u32) -> Self {
+        if let Answer::Recomputed(recomputed) = &mut self {
+            recomputed.summary.memory_retries = memory_retries;
+        }
+        self
+    }
+
     pub(super) fn into_recomputed(self) -> Result<Recomputed> {
         match self {
             Answer::Recomputed(recomputed) => Ok(recomputed),
@@ -320,7 +328,7 @@ async fn answer_request(
             let (looked_up, slices) = look_up(archive, lookup, limits, memory).await?;
             let _ = parts.send(Part::Whole(Line::LookedUp(looked_up))).await;
             let copies = lookup.click_files.iter().map(|file| file.rows).sum();
-            Ok(Summary { copies, slices, cost: meter.read() })
+            Ok(Summary { copies, slices, memory_retries: 0, cost: meter.read() })
         }
     }
 }

@@ -98,7 +98,8 @@ pub(crate) async fn recompute_ranges(
         let aggregates = Some(aggregating.finish()?);
         send(&answers, RangeAnswer { aggregates, ..RangeAnswer::default() }).await?;
     }
-    Ok(Summary { copies: inputs.click_files.iter().map(|file| file.rows).sum(), slices, cost: meter.read() })
+    let copies = inputs.click_files.iter().map(|file| file.rows).sum();
+    Ok(Summary { copies, slices, memory_retries: 0, cost: meter.read() })
 }
 
 async fn send(answers: &mpsc::Sender<RangeAnswer>, answer: RangeAnswer) -> Result<()> {

@@ -35,6 +35,25 @@ const LOOKS_TO_SETTLE: u32 = 200;
 /// Times a range is cut in half after the memory did not suffice: estimates may be wrong, counts may not.
 const HALVINGS_MAX: u32 = 4;
 
+/// Least memory a process that takes the place of a killed one is given: below, it would only read.
+const RETRY_BYTES_MIN: u64 = 256 << 20;
+
+impl ResourceLimits {
+    /// Returns the limits of a process that takes the place of one that died within these for want of memory: half of
+    /// it, and at most half as many rows at once. No limit changes a count.
+    pub(super) fn smaller(&self) -> Self {
+        let half = (self.memory_bytes_max / 2).max(RETRY_BYTES_MIN.min(self.memory_bytes_max));
+        let smaller = Self { memory_bytes_max: half, ..self.clone() };
+        let rows_of = |limits: &Self| {
+            let bound = MemoryBound::of_share(limits);
+            bound.slice_size(bound.pool_bytes()).rows
+        };
+        let rows_before = self.rows_per_slice_max.unwrap_or_else(|| rows_of(self));
+        let rows = rows_of(&smaller).min(rows_before / 2).max(1);
+        Self { rows_per_slice_max: Some(rows), ..smaller }
+    }
+}
+
 /// Whose memory the limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
@@ -198,6 +217,27 @@ mod tests {
                 assert!((threads..2 * threads.max(1)).contains(&size.streams));
             }
         }
+    }
+
+    #[test]
+    fn each_process_after_a_killed_one_gets_half_and_never_nothing() {
+        let mut limits = ResourceLimits {
+            threads: 2,
+            memory_bytes_max: 1 << 30,
+            spill_dir: "spill".into(),
+            verify_files: true,
+            rows_per_slice_max: None,
+        };
+        let mut rows_before = u64::MAX;
+        for memory in [512, 256, 256, 256] {
+            limits = limits.smaller();
+            let rows = limits.rows_per_slice_max.expect("rows are bounded");
+            assert_eq!(limits.memory_bytes_max, memory << 20);
+            assert!(rows <= rows_before / 2 && rows > 1_000, "{rows} after {rows_before}");
+            rows_before = rows;
+        }
+        limits.rows_per_slice_max = Some(1);
+        assert_eq!(limits.smaller().rows_per_slice_max, Some(1));
     }
 
     #[test]

@@ -106,6 +106,9 @@ pub struct Summary {
     /// Copies in the files of the inputs.
     pub copies: u64,
     pub slices: u32,
+    /// Processes before this one that died for want of memory; each was followed by one with smaller slices.
+    #[serde(default)]
+    pub memory_retries: u32,
     pub cost: Cost,
 }
 

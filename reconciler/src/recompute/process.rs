@@ -3,7 +3,7 @@
 //! Guarantee: the child has a low priority, dies with its parent's interest (kill on drop), and an answer without a
 //! closing summary line is an error, never a smaller bill.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,12 +11,17 @@ use tokio::time::timeout;
 use twice_store::child::{ChildCommand, ChildError};
 
 use super::child::{Answer, Gathering};
-use super::{LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport};
+use super::{LookedUp, Recompute, RecomputeRequest, Recomputed, ResourceLimits, ShadowReport};
 use crate::compare::Explanation;
 use crate::error::{Error, Result};
+use crate::metrics;
 
 /// How long a shadow run may take: many times what both statements take over the largest hour.
 const SHADOW_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Processes that may follow one that died for want of memory: the last has an eighth of the memory, and in the end the
+/// operator has to know.
+const MEMORY_RETRIES_MAX: u32 = 3;
 
 /// Runs each recompute in a child process: `program arguments…`, which must end in `recompute::child::run`.
 #[derive(Debug, Clone)]
@@ -33,8 +38,37 @@ impl ProcessRecompute {
         Self(ChildCommand::new(program, arguments, nice))
     }
 
-    async fn answer(&self, request: RecomputeRequest) -> Result<Answer> {
-        let text = serde_json::to_vec(&request)
+    /// Asks until a process answers; one that died for want of memory is followed by one with smaller slices.
+    async fn answer(&self, mut request: RecomputeRequest) -> Result<Answer> {
+        let mut retries = 0;
+        loop {
+            match self.ask(&request).await {
+                Err(Error::ChildKilled { status, .. }) if retries < MEMORY_RETRIES_MAX => {
+                    retries += 1;
+                    request.limits = request.limits.smaller();
+                    let ResourceLimits { memory_bytes_max, rows_per_slice_max, .. } = request.limits;
+                    tracing::warn!(
+                        status,
+                        retries,
+                        memory_bytes_max,
+                        rows_per_slice_max,
+                        inputs = request.inputs_path,
+                        "a recompute process was killed, probably for want of memory; counting again in smaller slices"
+                    );
+                    ::metrics::counter!(metrics::RECOMPUTE_MEMORY_RETRIES_TOTAL).increment(1);
+                    if let Some(folder) = request.aggregates_dir.clone() {
+                        let emptied = tokio::task::spawn_blocking(move || empty(&folder)).await;
+                        let emptied = emptied.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                        emptied.map_err(|source| Error::Process { action: "empty its folder", source })?;
+                    }
+                }
+                answered => return answered.map(|answer| answer.after(retries)),
+            }
+        }
+    }
+
+    async fn ask(&self, request: &RecomputeRequest) -> Result<Answer> {
+        let text = serde_json::to_vec(request)
             .map_err(|source| Error::Json { what: "recompute request", source })?;
         let mut gathering = Gathering::default();
         let answered = self.0.run(text, |line| {
@@ -51,6 +85,15 @@ impl ProcessRecompute {
     }
 }
 
+/// Removes what a killed process left in the folder of its asker.
+fn empty(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
+    }
+    Ok(())
+}
+
 impl From<ChildError> for Error {
     /// Says what to do where memory is the likely cause.
     fn from(error: ChildError) -> Self {
@@ -58,11 +101,14 @@ impl From<ChildError> for Error {
              (--recompute-memory-bytes-max) to what the machine has left, or raise it if the machine has more";
         match error {
             ChildError::Io { action, source } => Error::Process { action, source },
+            error @ ChildError::Silent { .. } => {
+                Error::ChildFailed { status: "killed".to_owned(), detail: error.to_string() }
+            }
             ChildError::Failed { status, detail, killed: false } => Error::ChildFailed { status, detail },
             ChildError::Failed { status, detail, killed: true } => {
                 let detail =
                     [advice, &detail].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
-                Error::ChildFailed { status, detail: detail.join("; ") }
+                Error::ChildKilled { status, detail: detail.join("; ") }
             }
         }
     }

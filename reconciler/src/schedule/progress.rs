@@ -45,6 +45,9 @@ pub struct HourReport {
     pub unexplained: Option<i64>,
     /// Whether an import announced the hour: then its lateness is no divergence.
     pub announced: bool,
+    /// Recompute processes that were killed, probably for want of memory, before one with smaller slices answered.
+    #[serde(default)]
+    pub memory_retries: u32,
     /// How the run changed a bill that was there before.
     pub change: BillChange,
 }
@@ -95,6 +98,8 @@ pub struct SweepReport {
     pub hours_with_clicks: u64,
     pub hours_with_verdicts: u64,
     pub hours_with_rates: u64,
+    /// Hours with such events that can no longer be counted, because what they would be counted from was deleted.
+    pub refused: Vec<Hour>,
     /// Hours run again, oldest first.
     pub hours: Vec<HourReport>,
 }

@@ -187,7 +187,9 @@ impl Failures {
 
     /// Returns whether the schedule may try the hour now.
     pub fn may_try(&self, hour: Hour, now: UtcMillis) -> bool {
-        self.0.get(&hour).is_none_or(|failure| failure.next_attempt_at.is_some_and(|next| next <= now))
+        let Some(failure) = self.0.get(&hour) else { return true };
+        // No pause is longer than the longest, unless the clock went back since.
+        failure.next_attempt_at.is_some_and(|next| next <= now || next > now.plus_ms(BACKOFF_MS_MAX))
     }
 
     /// Returns every failure, by hour.
@@ -247,6 +249,15 @@ mod tests {
         };
         (0..20).for_each(|_| failures.failed(hour(1), &error(), UtcMillis::clamped(0), 2_000, 4));
         assert!(failures.list()[0].next_attempt_at.is_some());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_lengthens_no_pause() {
+        let mut failures = Failures::default();
+        let (now, day_ms) = (UtcMillis::clamped(10_000_000_000), 86_400_000);
+        failures.failed(hour(1), &Error::Stopped, now, 2_000, 4);
+        assert!(!failures.may_try(hour(1), now) && failures.may_try(hour(1), now.plus_ms(2_000)));
+        assert!(failures.may_try(hour(1), now.plus_ms(-day_ms)), "an hour does not wait for a day");
     }
 
     #[test]

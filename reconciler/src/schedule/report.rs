@@ -104,6 +104,7 @@ fn report(
         fraud: sum(divergence, |row| row.fraud),
         unexplained,
         announced: inputs.announced,
+        memory_retries: 0,
         change,
     }
 }
@@ -158,6 +159,7 @@ mod tests {
             fraud: Some(3),
             unexplained: Some(-2),
             announced: false,
+            memory_retries: 0,
             change: BillChange::default(),
         };
         assert_eq!(ratio(&report), 0.05);

@@ -31,6 +31,11 @@ impl HourWork {
             self.abandon(stored).await?;
             return Ok(None);
         }
+        if let Err(Error::Frozen { reason, .. }) = self.check_countable(inputs.hour).await {
+            tracing::warn!(run = %run_id, reason, "abandoning a run of an hour that can no longer be counted");
+            self.abandon(stored).await?;
+            return Ok(None);
+        }
         if self.is_overtaken(inputs).await? {
             // It would put older counts in the place of newer ones.
             tracing::warn!(run = %run_id, "abandoning a replay of inputs that lambda has counted anew since");
@@ -84,7 +89,8 @@ impl HourWork {
         let committed = self.deps.billing.commit_run(commit).await?;
         self.deps.fail_points.pass(FailPoint::RunAfterCommit);
         self.put_result(stored, &committed).await?;
-        self.report(inputs, &committed, &recomputed.rows, &recomputed.divergence).await
+        let report = self.report(inputs, &committed, &recomputed.rows, &recomputed.divergence).await?;
+        Ok(HourReport { memory_retries: recomputed.summary.memory_retries, ..report })
     }
 
     /// Counts the run by its path: what follows is the same for all of them.

@@ -3,12 +3,17 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 /// Most bytes of the child's standard error that an error carries.
 const STDERR_BYTES_MAX: usize = 4096;
+/// How long a child may work without a line: many times what the largest hour takes, so that one that hangs, as on a
+/// disk or a bucket that never answers, is killed and tried again.
+const SILENCE_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 /// How the child's allocator gives memory back. Its default keeps what was freed for ten seconds, and one arena for
@@ -38,6 +43,9 @@ pub enum ChildError {
         /// Killed or aborted: probably for want of memory.
         killed: bool,
     },
+    /// It said nothing for longer than any work takes, and was killed. The attempt is repeated.
+    #[error("it said nothing for {} minutes and was killed", after.as_secs() / 60)]
+    Silent { after: Duration },
 }
 
 /// A program to start as a child.
@@ -46,12 +54,19 @@ pub struct ChildCommand {
     program: PathBuf,
     arguments: Vec<String>,
     nice: i32,
+    silence_max: Duration,
 }
 
 impl ChildCommand {
     /// Starts `program arguments…` with niceness `nice`, 0 to 19.
     pub fn new(program: PathBuf, arguments: Vec<String>, nice: i32) -> Self {
-        Self { program, arguments, nice }
+        Self { program, arguments, nice, silence_max: SILENCE_MAX }
+    }
+
+    /// Kills a child that says nothing for so long, where the default of two hours does not suit.
+    #[must_use]
+    pub fn silent_at_most(self, silence_max: Duration) -> Self {
+        Self { silence_max, ..self }
     }
 
     /// Starts the child, writes `request`, and gives each line to `take` until it returns an error or the child ends.
@@ -82,14 +97,18 @@ impl ChildCommand {
         };
         let read = async move {
             let mut lines = BufReader::new(stdout).lines();
-            while let Some(line) = lines.next_line().await.map_err(failed("read"))? {
+            let silent = |_| ChildError::Silent { after: self.silence_max };
+            while let Some(line) =
+                timeout(self.silence_max, lines.next_line()).await.map_err(silent)?.map_err(failed("read"))?
+            {
                 take(&line)?;
             }
             Ok::<(), E>(())
         };
-        let ((), answered, complaints) = futures::join!(write, read, complaints);
+        // No further than the first error: dropping the child kills it, whatever it does.
+        let others = async { Ok(futures::join!(write, complaints)) };
+        let ((), ((), complaints)) = futures::try_join!(read, others)?;
         let status = child.wait().await.map_err(failed("wait"))?;
-        answered?;
         if status.success() { Ok(()) } else { Err(child_failed(status, complaints).into()) }
     }
 
@@ -129,4 +148,54 @@ fn child_failed(status: ExitStatus, detail: String) -> ChildError {
     // The kernel's out-of-memory killer, or a container's; and an allocation beyond the process's own bound.
     let killed = matches!(status.signal(), Some(SIGKILL | SIGABRT));
     ChildError::Failed { status: status.to_string(), detail, killed }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn shell(script: &str) -> ChildCommand {
+        ChildCommand::new(PathBuf::from("/bin/sh"), vec!["-c".to_owned(), script.to_owned()], 0)
+    }
+
+    #[tokio::test]
+    async fn a_child_that_hangs_is_killed_and_its_lines_so_far_were_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pid_file = folder.path().join("pid");
+        let script = format!("echo $$ > {}; echo one; exec sleep 1000", pid_file.display());
+        let command = shell(&script).silent_at_most(Duration::from_millis(500));
+        let mut lines = Vec::new();
+        let ended = command.run(Vec::new(), |line| {
+            lines.push(line.to_owned());
+            Ok::<(), ChildError>(())
+        });
+        assert!(matches!(ended.await, Err(ChildError::Silent { .. })));
+        assert_eq!(lines, ["one"]);
+        let pid = std::fs::read_to_string(&pid_file).expect("its id");
+        let begun = Instant::now();
+        while is_alive(pid.trim()) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{pid} lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn is_alive(pid: &str) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !status.is_empty() && !status.contains(") Z ")
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_killed_is_told_from_one_that_failed() {
+        let run = async |script: &str| shell(script).run(Vec::new(), |_| Ok::<(), ChildError>(())).await;
+        let killed = run("kill -9 $$").await;
+        assert!(matches!(killed, Err(ChildError::Failed { killed: true, .. })), "{killed:?}");
+        let failed = run("echo why >&2; exit 2").await;
+        assert!(
+            matches!(&failed, Err(ChildError::Failed { killed: false, detail, .. }) if detail == "why"),
+            "{failed:?}"
+        );
+        run("cat > /dev/null").await.expect("a success");
+    }
 }

@@ -23,7 +23,7 @@ const NEWEST: &str = "SELECT r.* FROM billing_rows AS r
 impl SqliteStore {
     pub(super) async fn commit(&self, commit: RunCommit) -> Result<CommittedRun> {
         let commit = checked(commit).await?;
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         if let Some(inputs) = committed_inputs(&mut transaction, &commit.run_id).await? {
             return first_outcome(&mut transaction, &commit, inputs).await;

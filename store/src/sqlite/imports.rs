@@ -25,7 +25,7 @@ impl ImportStore for SqliteStore {
             return Err(Error::Invalid { what: "import".to_owned(), reason: "it names no hour".to_owned() });
         }
         let import_id = import_id(&hours, &sha256);
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         if let Some(first) = read_import(&mut transaction, &import_id).await? {
             return Ok(first);

@@ -60,7 +60,7 @@ pub(super) async fn write_hour_mode(
 #[async_trait]
 impl ModeStore for SqliteStore {
     async fn set_mode(&self, path: BillingPath, from: Hour, recorded_at: UtcMillis) -> Result<()> {
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         sqlx::query("INSERT INTO mode_settings (from_hour, path, recorded_at_ms) VALUES (?, ?, ?)")
             .bind(from.since_epoch())

@@ -16,7 +16,7 @@ impl SqliteStore {
         run.check()?;
         let RestoredRun { commit, result } = run;
         let run = RestoredRun { commit: checked(commit).await?, result };
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         let stored = billing::read_committed_run(&mut transaction, &run.commit.run_id).await?;
         if let Some(stored) = stored {
@@ -150,7 +150,8 @@ async fn check_equal(
     Ok(())
 }
 
-async fn stored_divergence(
+/// Returns the divergence rows of a run, in order of campaign.
+pub(super) async fn stored_divergence(
     transaction: &mut Transaction<'_, Sqlite>,
     run_id: &str,
 ) -> Result<Vec<Divergence>> {

@@ -37,7 +37,7 @@ impl SqliteStore {
         if moment.floor_millis() > self.clock.now() {
             return Err(Error::AsOfInFuture);
         }
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut transaction = begin_write(&mut writer).await?;
         sqlx::query("UPDATE commit_clock SET settled_at_us = max(settled_at_us, ?)")
             .bind(moment.0)

@@ -4,6 +4,9 @@
 //! Words: *row* = one minute of one campaign; *fence* = lease epoch, generation and applied offset of its state.
 
 mod encoding;
+mod live;
+mod observed;
+mod resilient;
 mod sled;
 #[cfg(test)]
 mod tests;
@@ -15,6 +18,9 @@ use twice_log::{AdId, CampaignId, Generation, Hour, LogOffset, UtcMillis};
 use crate::error::Result;
 use crate::sketch::UserSketch;
 
+pub use self::live::{LiveSubscription, LiveWindows, WindowUpdate};
+pub use self::observed::{ObservedWindows, Telling, WindowObserver};
+pub use self::resilient::ResilientWindows;
 pub use self::sled::SledWindows;
 
 /// Which state a row reflects. A row is replaced only by one with a higher fence, in this order of fields.
@@ -65,4 +71,10 @@ pub trait WindowStore: Send + Sync + 'static {
 
     /// Returns the hours that have rows, in order.
     async fn hours(&self) -> Result<Vec<Hour>>;
+
+    /// Returns how often the store was opened in this process. When it grows, what was published and not flushed may be
+    /// gone: whoever publishes shows everything again. MUST answer from memory.
+    fn openings(&self) -> u64 {
+        1
+    }
 }

@@ -56,7 +56,12 @@ impl SledWindows {
         }
     }
 
-    fn read_range(&self, campaign: &CampaignId, from: UtcMillis, to: UtcMillis) -> Result<Vec<WindowRow>> {
+    pub(super) fn read_range(
+        &self,
+        campaign: &CampaignId,
+        from: UtcMillis,
+        to: UtcMillis,
+    ) -> Result<Vec<WindowRow>> {
         let mut rows = Vec::new();
         let mut next = from.hour();
         // From hour to hour that has rows at all: a range of years costs no more than the hours kept.
@@ -86,16 +91,23 @@ impl SledWindows {
         Ok((hour >= from).then_some(hour))
     }
 
-    fn remove_hour(&self, hour: Hour) -> Result<()> {
+    /// Removes at most `rows_max` rows of an hour; returns whether there are more. Blocks.
+    pub(super) fn remove_some(&self, hour: Hour, rows_max: usize) -> Result<bool> {
         // One by one: a batch would stop every sled of the process until it is done.
-        for key in self.db.scan_prefix(encoding::hour_prefix(hour)).keys() {
+        let mut keys = self.db.scan_prefix(encoding::hour_prefix(hour)).keys();
+        for key in keys.by_ref().take(rows_max) {
             let key = key.map_err(failed("list an hour"))?;
             self.db.remove(key).map_err(failed("remove a row"))?;
         }
-        Ok(())
+        Ok(keys.next().is_some())
     }
 
-    fn list_hours(&self) -> Result<Vec<Hour>> {
+    /// Makes everything published durable. Blocks.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        self.db.flush().map(|_| ()).map_err(failed("flush"))
+    }
+
+    pub(super) fn list_hours(&self) -> Result<Vec<Hour>> {
         let mut hours = Vec::new();
         let mut next = Hour::from_since_epoch(i64::MIN);
         while let Some(hour) = self.first_hour_from(next)? {
@@ -126,12 +138,13 @@ impl WindowStore for SledWindows {
     }
 
     async fn flush(&self) -> Result<()> {
-        self.run(|windows| windows.db.flush().map(|_| ()).map_err(failed("flush"))).await
+        self.run(|windows| windows.flush_all()).await
     }
 
     async fn remove_hours(&self, hours: &[Hour]) -> Result<()> {
         let hours = hours.to_vec();
-        self.run(move |windows| hours.into_iter().try_for_each(|hour| windows.remove_hour(hour))).await
+        let remove = |windows: &SledWindows, hour| windows.remove_some(hour, usize::MAX).map(|_| ());
+        self.run(move |windows| hours.into_iter().try_for_each(|hour| remove(&windows, hour))).await
     }
 
     async fn hours(&self) -> Result<Vec<Hour>> {
@@ -143,11 +156,13 @@ fn failed(action: &'static str) -> impl Fn(sled::Error) -> Error {
     move |source| Error::Windows { action, source }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         // sled panics on some damage; a runtime that ends cancels.
         let reason = if error.is_panic() { "sled panicked" } else { "the runtime ended" };
-        Err(Error::Damage { what: "the window store".to_owned(), reason: reason.to_owned() })
+        Err(failed(reason)(sled::Error::ReportableBug(reason.to_owned())))
     })
 }
 
@@ -215,8 +230,24 @@ fn move_aside(folder: &Path) -> Result<PathBuf> {
         }
         number += 1;
     };
-    std::fs::rename(folder, &aside).map_err(|error| refused(folder, error))?;
-    Ok(aside)
+    match std::fs::rename(folder, &aside) {
+        // A disk of its own is mounted there, which has no room for two and nothing that the log does not have.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            empty(folder).map_err(|error| refused(folder, error))?;
+            Ok(PathBuf::from("nowhere, but emptied: it is a mount point"))
+        }
+        Err(error) => Err(refused(folder, error)),
+        Ok(()) => Ok(aside),
+    }
+}
+
+/// Removes what is in a folder, and leaves the folder.
+fn empty(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

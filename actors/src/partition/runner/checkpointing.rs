@@ -20,7 +20,7 @@ impl Runner {
     /// Takes a checkpoint at this offset and writes it beside the line; seals the hours given in it (G-3).
     pub(super) async fn begin_checkpoint(
         &mut self,
-        sealing: Vec<Hour>,
+        mut sealing: Vec<Hour>,
         requests: &mut SealRequests,
     ) -> Result<()> {
         let mut closing = self.hours_over();
@@ -31,9 +31,13 @@ impl Runner {
         }
         // The last values are in the window store, durably, before the commit lets go of them.
         if !closing.is_empty() && !self.publish_durably().await? {
-            self.next_checkpoint = self.next_publish;
             self.next_close = self.next_publish;
-            return Ok(());
+            if !self.unsaved || Instant::now() < self.next_checkpoint {
+                return Ok(());
+            }
+            // The hours stay open; what was applied is saved all the same, however long the store is down.
+            closing.clear();
+            sealing.clear();
         }
         let counts = self.children.close_hours(closing.clone()).await?;
         let seals = self.make_seals(&sealing, counts);

@@ -38,6 +38,22 @@ impl Runner {
         })
     }
 
+    /// Shows everything again if the store was opened anew: what was not flushed may be gone from it.
+    pub(super) fn look_at_store(&mut self) {
+        let opening = self.setup.parts.windows.openings();
+        if std::mem::replace(&mut self.opening, opening) == opening || self.fence().is_none() {
+            return;
+        }
+        tracing::info!(partition = %self.setup.partition, "the window store was opened anew, showing all windows again");
+        self.republish = true;
+        self.unpublished = true;
+        self.waiting_since.get_or_insert_with(Instant::now);
+        if let Some(showing) = self.showing.take() {
+            showing.abort(); // it begins anew
+        }
+        self.begin_showing();
+    }
+
     /// Takes what changed and publishes it beside the line.
     pub(super) async fn begin_publish(&mut self) -> Result<()> {
         let Some(fence) = self.fence() else { return Ok(()) };
@@ -66,6 +82,7 @@ impl Runner {
             self.next_publish = Instant::now() + self.setup.retry_pause();
         } else {
             self.shown_end = self.taken_end;
+            self.waiting_since = self.unpublished.then(Instant::now);
             self.setup.freshness.shown(&mut self.ages, self.setup.parts.clock.now());
         }
     }
