@@ -29,6 +29,10 @@ pub const LIMITS_SHORT: &str = "twice_limits_short";
 pub const LIMITS_ACKNOWLEDGE_P99_SECONDS: &str = "twice_limits_acknowledge_p99_seconds";
 /// Share of requests with clicks that were answered 429 in the last minute.
 pub const LIMITS_LIMITED_RATIO: &str = "twice_limits_limited_ratio";
+/// Connections open now.
+pub const CONNECTIONS: &str = "twice_http_connections";
+/// Times certificate or key changed; label `outcome`: `taken` or `refused`.
+pub const TLS_RELOADS_TOTAL: &str = "twice_tls_reloads_total";
 
 /// Registers the meaning and unit of every metric with the recorder in force.
 pub fn describe() {
@@ -44,5 +48,7 @@ pub fn describe() {
     describe_gauge!(LIMITS_SHORT, Unit::Count, "1 for the part that is short of room");
     describe_gauge!(LIMITS_ACKNOWLEDGE_P99_SECONDS, Unit::Seconds, "smoothed p99 of durable appends");
     describe_gauge!(LIMITS_LIMITED_RATIO, Unit::Count, "share of requests answered 429 in the last minute");
+    describe_gauge!(CONNECTIONS, Unit::Count, "connections open");
+    describe_counter!(TLS_RELOADS_TOTAL, Unit::Count, "times the certificate was read again, by outcome");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "time to answer a request");
 }

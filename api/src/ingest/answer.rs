@@ -45,6 +45,9 @@ pub(crate) struct IngestAnswer {
     /// Ids of the clicks that came without one, by index; those of `retry` included.
     #[schema(value_type = BTreeMap<String, String>)]
     pub click_ids: BTreeMap<u32, uuid::Uuid>,
+    /// The queue it was meant for was full: certainly nothing was stored.
+    #[serde(skip)]
+    pub found_no_room: bool,
 }
 
 /// What kind of record a request carries.
@@ -107,6 +110,11 @@ impl Prepared {
         self.answer.rejected.push(RejectedRecord { index, code, detail });
     }
 
+    /// Returns the number of records, refused ones included.
+    pub fn records(&self) -> u32 {
+        (self.passed.len() + self.answer.rejected.len()) as u32 // bounded by batch_records_max
+    }
+
     /// Appends what passed in one call, where `route` says, and returns what became of each record; resolves once it is
     /// durable.
     pub async fn append(self, deps: &ApiDeps, kind: Kind, route: Route) -> IngestAnswer {
@@ -146,6 +154,7 @@ impl Prepared {
             Err(error) => {
                 debug!(%error, records = passed.len(), topic = %kind.topic(), "append failed, sender retries");
                 answer.retry = passed.iter().map(|(index, ..)| *index).collect();
+                answer.found_no_room = matches!(error, twice_log::Error::SpoolFull { .. });
             }
         }
         answer
@@ -154,7 +163,7 @@ impl Prepared {
 
 impl IngestAnswer {
     /// Counts the answer in the metrics.
-    pub fn record_metrics(&self, kind: Kind) {
+    pub(super) fn record_metrics(&self, kind: Kind) {
         let kind = kind.name();
         counter!(names::ACCEPTED_TOTAL, "kind" => kind).increment(self.accepted.into());
         if !self.retry.is_empty() {
