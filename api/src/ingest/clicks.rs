@@ -1,5 +1,7 @@
 //! `POST /v1/clicks`: the door.
 
+use std::time::Instant;
+
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use bytes::Bytes;
 use rand::Rng;
@@ -18,6 +20,7 @@ use super::pseudonym::KeySet;
 use super::shape::{GivenId, Incoming, Shape};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
+use crate::limits::{Allowance, Passage};
 use crate::problem::Problem;
 use crate::server::ApiState;
 
@@ -71,6 +74,7 @@ pub(crate) struct ClicksParams {
         (status = 413, description = "the body is too large", body = Problem),
         (status = 415, description = "the body's type is not read here", body = Problem),
         (status = 422, description = "every click was refused, or there was none (a problem)", body = IngestAnswer),
+        (status = 429, description = "over the key's limit; nothing was stored, send it again later", body = Problem),
         (status = 503, description = "none was accepted; send those of `retry` again", body = IngestAnswer),
     ),
     tag = "ingest",
@@ -112,9 +116,32 @@ pub(crate) async fn post_clicks(
             .await
             .map_err(|source| Error::Internal { what: "checking clicks", source: Some(Box::new(source)) })??
     };
-    let answer = prepared.append(&state.deps, Kind::Click, Route::Log).await;
+    let answer = append(&state, &allowance, prepared).await?;
     answer.record_metrics(Kind::Click);
-    Ok(answer.into_response(config.retry_after_s))
+    let mut response = answer.into_response(config.retry_after_s);
+    allowance.stamp(response.headers_mut());
+    Ok(response)
+}
+
+/// Appends as the sender's limit allows: to the log, or over the limit of a premium key to the spill queue.
+async fn append(state: &ApiState, allowance: &Allowance, prepared: Prepared) -> Result<IngestAnswer> {
+    let clicks = prepared.records();
+    let begun = Instant::now();
+    match allowance.take(clicks)? {
+        Passage::Within => {
+            let answer = prepared.append(&state.deps, Kind::Click, Route::Log).await;
+            allowance.settle(&answer, begun.elapsed());
+            Ok(answer)
+        }
+        Passage::Over { retry_after_s } => {
+            let answer = prepared.append(&state.deps, Kind::Click, Route::Spill).await;
+            if answer.found_no_room {
+                return Err(allowance.found_no_room(clicks, retry_after_s));
+            }
+            allowance.spilled(answer.accepted);
+            Ok(answer)
+        }
+    }
 }
 
 /// Returns the import the request names, its hours in order.

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::{HttpResponse, get, post, put, web};
 use serde::{Deserialize, Serialize};
 use twice_log::UtcMillis;
-use twice_store::{
-    LimitCounts, LimitEnd, LimitFigures, LimitHistory, LimitVersion, Scope, Tier, TierLimits,
-};
+use twice_store::{LimitCounts, LimitEnd, LimitFigures, LimitHistory, LimitVersion, Scope, Tier, TierLimits};
 use utoipa::ToSchema;
 
 use super::{PageParams, read_limit};
@@ -210,9 +208,7 @@ pub(crate) async fn put_rate_limits(
     let mut checked = BTreeMap::new();
     for (tier, TierLimitsJson { floor, ceiling, burst }) in tiers {
         let limits = TierLimits { floor, ceiling, burst };
-        limits
-            .validate()
-            .map_err(|reason| Error::unprocessable(format!("{}: {reason}", tier_name(tier))))?;
+        limits.validate().map_err(|reason| Error::unprocessable(format!("{}: {reason}", tier_name(tier))))?;
         checked.insert(tier, limits);
     }
     let put = state.deps.limits.put(checked, note, canary_ms, caller.key_id).await;
