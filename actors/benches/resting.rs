@@ -57,6 +57,7 @@ async fn run(step: String, folder: String, campaigns: u64) {
         windows: Arc::new(Forgetful),
         seals: Arc::new(Forgetful),
         history: Arc::new(Forgetful),
+        spend: Arc::default(),
         clock: Arc::new(WallClock),
         settings: CountingSettings::default(),
         checkpoints: Path::new(&folder).join("checkpoints"),

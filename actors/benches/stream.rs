@@ -132,6 +132,7 @@ fn actors(log: &Arc<MemoryLog>, checkpoint_interval_ms: u64) -> u64 {
         windows: Arc::new(Forgetful),
         seals: Arc::new(Forgetful),
         history: Arc::new(Forgetful),
+        spend: Arc::default(),
         clock: Arc::new(WallClock),
         settings: CountingSettings::default(),
         checkpoints: folder.path().join("checkpoints"),

@@ -19,6 +19,7 @@ use twice_log::event::record::{decode_click, decode_verdict};
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedLog, SegmentInfo};
 use twice_log::{Clock, LogOffset, PartitionId, Topic, UtcMillis};
+use twice_store::BudgetDecision;
 
 use crate::metrics::{LOG_BYTES, LOG_EARLIEST_OFFSET, LOG_OVER_LIMIT_BYTES, LOG_TRIMMED_SEGMENTS_TOTAL};
 
@@ -162,6 +163,11 @@ impl Trimming {
                 ((status.topic, status.partition), needed)
             })
             .collect();
+        for partition in (0..self.log.partitions()).map(PartitionId) {
+            // Decisions are kept in the store: the log holds them for those who follow it, as long as there is room.
+            let needed_from = Needed { from: LogOffset(i64::MAX), newer_than: None };
+            needed.insert((Topic::BudgetDecisions, partition), needed_from);
+        }
         let CountingSettings { disorder_ms, grace_ms, stream_dedup_ms, .. } = self.counting;
         let horizon_ms = disorder_ms + grace_ms + stream_dedup_ms + MINUTE_MS;
         for status in self.stream.status().await {
@@ -216,6 +222,9 @@ fn times_of(topic: Topic, bytes: &[u8]) -> Option<Newest> {
         Topic::FraudVerdicts => decode_verdict(bytes)
             .ok()
             .map(|verdict| Newest { arrival: verdict.arrival_time, event: verdict.arrival_time }),
+        Topic::BudgetDecisions => serde_json::from_slice::<BudgetDecision>(bytes)
+            .ok()
+            .map(|decision| Newest { arrival: decision.decided_at, event: decision.decided_at }),
     }
 }
 

@@ -31,6 +31,7 @@ async fn put_campaign(node: &Node, number: u8) {
         currency: "EUR".parse().expect("valid currency"),
         cpc_micros: 250_000,
         daily_budget_micros: None,
+        strict: false,
         effective_from: Some(at(-7200)),
     };
     node.store.put_campaign(put, at(-7200)).await.expect("campaign is put");

@@ -167,6 +167,7 @@ async fn put_campaign(node: &Node, number: u8, cpc_micros: i64, from: i64) {
         currency: "EUR".parse().expect("valid currency"),
         cpc_micros,
         daily_budget_micros: None,
+        strict: false,
         effective_from: Some(at(from)),
     };
     node.store.put_campaign(put, at(-7200)).await.expect("campaign is put");

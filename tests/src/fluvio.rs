@@ -117,7 +117,7 @@ impl FluvioCluster {
     pub fn delete_topics(&self, prefix: &str) -> Result<()> {
         self.runtime.block_on(async {
             let admin = self.admin().await?;
-            for topic in ["ad-clicks", "fraud-verdicts"] {
+            for topic in ["ad-clicks", "fraud-verdicts", "budget-decisions"] {
                 admin.delete::<TopicSpec>(format!("{prefix}{topic}")).await?;
             }
             loop {

@@ -86,7 +86,7 @@ impl Archiving {
         let arbiter =
             Arbiter::try_new().map_err(|source| Error::Thread { what: "the archiver's thread", source })?;
         let partitions = parts.log.partitions();
-        let chains = Topic::ALL
+        let chains = Topic::ARCHIVED
             .into_iter()
             .flat_map(|topic| (0..partitions).map(move |each| (topic, PartitionId(each))));
         // Side by side: a store that does not answer is waited for once, not once a partition.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use actix::{Actor, Context, Handler, MessageResult};
+use twice_log::ClickCopy;
 
 use super::messages::{
     Applied, ApplyClickBatch, CloseHours, DropOldestDedup, ExpireDedup, PrepareRest, TakeChangedWindows,
     TakeSnapshot,
 };
 use super::state::{CampaignState, Tallies};
+use crate::budget::Touched;
 
 /// Messages a mailbox holds. Only the partition sends, and awaits each answer before the next: two is one to spare.
 const MAILBOX_CAPACITY: usize = 2;
@@ -30,8 +32,9 @@ impl CampaignActor {
         Self { state, at_hand }
     }
 
-    fn answer(&self, tallies: Tallies) -> Applied {
-        Applied { tallies, dedup_bytes: self.state.dedup_bytes(), oldest_dedup: self.state.oldest_dedup() }
+    fn answer(&self, tallies: Tallies, touched: Option<Touched>) -> Applied {
+        let (dedup_bytes, oldest_dedup) = (self.state.dedup_bytes(), self.state.oldest_dedup());
+        Applied { tallies, touched, dedup_bytes, oldest_dedup }
     }
 }
 
@@ -48,13 +51,18 @@ impl Handler<ApplyClickBatch> for CampaignActor {
 
     fn handle(&mut self, batch: ApplyClickBatch, _context: &mut Self::Context) -> Self::Result {
         let at_hand = &self.at_hand;
-        let tallies = self.state.apply(batch.copies, &batch.seals, |copy| {
+        let begin = |copy: &ClickCopy| {
             at_hand.store(copy.position.offset.0, Ordering::Relaxed);
             #[cfg(test)]
             super::tests::panic_on_poison(copy);
-        });
+        };
+        let (tallies, touched) = if batch.is_watched {
+            self.state.apply_watched(batch.copies, &batch.seals, begin)
+        } else {
+            (self.state.apply(batch.copies, &batch.seals, begin), None)
+        };
         at_hand.store(NONE_AT_HAND, Ordering::Relaxed);
-        MessageResult(self.answer(tallies))
+        MessageResult(self.answer(tallies, touched))
     }
 }
 
@@ -95,7 +103,7 @@ impl Handler<ExpireDedup> for CampaignActor {
 
     fn handle(&mut self, message: ExpireDedup, _context: &mut Self::Context) -> Self::Result {
         self.state.expire(message.watermark);
-        MessageResult(self.answer(Tallies::default()))
+        MessageResult(self.answer(Tallies::default(), None))
     }
 }
 
@@ -104,6 +112,6 @@ impl Handler<DropOldestDedup> for CampaignActor {
 
     fn handle(&mut self, message: DropOldestDedup, _context: &mut Self::Context) -> Self::Result {
         let dropped = self.state.drop_oldest_dedup(message.start);
-        MessageResult((self.answer(Tallies::default()), dropped))
+        MessageResult((self.answer(Tallies::default(), None), dropped))
     }
 }

@@ -9,6 +9,7 @@ use twice_store::windows::{Fence, WindowRow};
 
 use super::dedup::{DroppedEntries, OldestGroup};
 use super::state::{ClosedHour, SealEnds, Tallies};
+use crate::budget::Touched;
 use crate::checkpoint::{CampaignSnapshot, CheckpointNumber, Resting};
 
 /// Applies the copies of one campaign; those at or below the state's own offset are skipped (G-2).
@@ -17,6 +18,8 @@ use crate::checkpoint::{CampaignSnapshot, CheckpointNumber, Resting};
 pub struct ApplyClickBatch {
     /// In offset order.
     pub copies: Vec<ClickCopy>,
+    /// Whether the answer is to say which minutes were counted into.
+    pub is_watched: bool,
     pub seals: Arc<SealEnds>,
 }
 
@@ -27,9 +30,11 @@ impl fmt::Debug for ApplyClickBatch {
 }
 
 /// What a batch did, and what the dedup set takes now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     pub tallies: Tallies,
+    /// What was counted; `None` where nothing was, or nobody watches.
+    pub touched: Option<Touched>,
     pub dedup_bytes: u64,
     pub oldest_dedup: Option<OldestGroup>,
 }

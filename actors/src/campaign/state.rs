@@ -16,6 +16,7 @@ use super::counting::{Counting, Outcome};
 use super::dedup::{DedupEntry, DedupSet, DroppedEntries, OldestGroup};
 use super::rules::StreamRules;
 use super::window::Window;
+use crate::budget::{Touched, TouchedBy};
 use crate::checkpoint::{
     CampaignMeta, CampaignSnapshot, CheckpointNumber, EntryKind, LoadedCampaign, Resting, StoredEntry,
 };
@@ -198,6 +199,13 @@ impl StreamCounts {
     }
 }
 
+/// Returns offset, minute and the rest of what a decision says of a click.
+fn facts_of(copy: &ClickCopy) -> (LogOffset, UtcMillis, TouchedBy) {
+    let (event_time, first_arrival) = (copy.click.event_time, copy.click.arrival_time);
+    let by = TouchedBy { first_arrival, position: copy.position, event_time };
+    (copy.position.offset, event_time.minute_start(), by)
+}
+
 impl CampaignState {
     /// Takes back the state a checkpoint held.
     ///
@@ -244,6 +252,31 @@ impl CampaignState {
         }
         self.expire(watermark);
         tallies
+    }
+
+    /// Judges copies as [`CampaignState::apply`] does, and says which minutes were counted into.
+    pub fn apply_watched(
+        &mut self,
+        copies: Vec<ClickCopy>,
+        seals: &SealEnds,
+        begin: impl FnMut(&ClickCopy),
+    ) -> (Tallies, Option<Touched>) {
+        // What a click is counted into is not known before it is judged: its facts are kept until then.
+        let facts: Vec<(LogOffset, UtcMillis, TouchedBy)> = copies.iter().map(facts_of).collect();
+        let before = self.applied;
+        let tallies = self.apply(copies, seals, begin);
+        if tallies.counted == 0 {
+            return (tallies, None);
+        }
+        let mut touched = Touched::default();
+        for (_, start, by) in facts.into_iter().filter(|(offset, ..)| before.is_none_or(|before| *offset > before)) {
+            // A minute of copies that were not counted is told with the value it has: nothing new.
+            if let Some(window) = self.counts.windows.get(&start) {
+                touched.minutes.insert(start, window.clicks);
+                touched.clicks = Some(touched.clicks.map_or(by, |earlier| earlier.then(by)));
+            }
+        }
+        (tallies, Some(touched))
     }
 
     /// Forgets identities that decide nothing any more at `watermark`.

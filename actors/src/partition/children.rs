@@ -15,6 +15,7 @@ use twice_log::{CampaignId, ClickCopy, Hour, LogOffset, PartitionId, UtcMillis};
 use twice_store::windows::{Fence, WindowRow};
 
 use super::resting::RestingCampaigns;
+use crate::budget::SpendFeed;
 use crate::campaign::{
     Applied, ApplyClickBatch, CampaignActor, CampaignState, CloseHours, DropOldestDedup, DroppedEntries,
     ExpireDedup, NONE_AT_HAND, PrepareRest, SealEnds, StreamRules, TakeChangedWindows, TakeSnapshot, Tallies,
@@ -176,13 +177,16 @@ impl Children {
         Ok(())
     }
 
-    /// Applies one batch: one awaited message a campaign. Says what became of it, and how many campaigns it woke.
+    /// Applies one batch: one awaited message a campaign. Says what became of it, and how many campaigns it woke; what was
+    /// counted of watched campaigns goes to `spend`.
     pub(super) async fn apply(
         &mut self,
         groups: Vec<(CampaignId, Vec<ClickCopy>)>,
         seals: &Arc<SealEnds>,
+        spend: &SpendFeed,
     ) -> Result<(Tallies, u64)> {
         let now = Instant::now();
+        let watched = spend.watched();
         let woken = self.wake(&groups, now).await?;
         let mut messages = Vec::with_capacity(groups.len());
         for (campaign, copies) in groups {
@@ -191,15 +195,20 @@ impl Children {
                 None => self.start(CampaignState::new(campaign, self.rules), now),
             };
             self.children[index].active = now;
-            messages.push((index, ApplyClickBatch { copies, seals: seals.clone() }));
+            let is_watched = !watched.is_empty() && watched.contains(&self.children[index].campaign);
+            messages.push((index, ApplyClickBatch { copies, is_watched, seals: seals.clone() }));
         }
-        let mut tallies = Tallies::default();
+        let (mut tallies, mut touched) = (Tallies::default(), Vec::new());
         for (index, applied) in self.ask(messages).await? {
             let child = &mut self.children[index];
             child.unsaved = true;
             child.unpublished |= applied.tallies.counted > 0;
             tallies += applied.tallies;
             self.note_dedup(index, &applied);
+            touched.extend(applied.touched.map(|of_one| (self.children[index].campaign.clone(), of_one)));
+        }
+        if !touched.is_empty() {
+            spend.put(touched);
         }
         Ok((tallies, woken))
     }

@@ -213,6 +213,7 @@ impl World {
         match topic {
             Topic::AdClicks => self.clicks[&partition].len() * plan.seen[partition.0 as usize] as usize / 100,
             Topic::FraudVerdicts => self.verdicts[&partition].len() * plan.verdicts_seen as usize / 100,
+            Topic::BudgetDecisions => 0,
         }
     }
 

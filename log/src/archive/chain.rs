@@ -178,7 +178,7 @@ impl Archive {
     /// `ArchiveDamage` if a folder below `manifests/` has a name that is none of ours.
     pub async fn chains(&self) -> Result<Vec<ChainKey>> {
         let mut chains = Vec::new();
-        for topic in Topic::ALL {
+        for topic in Topic::ARCHIVED {
             let topic_folder = format!("manifests/{topic}");
             for generation_name in self.list_folders(&topic_folder).await? {
                 let generation_folder = format!("{topic_folder}/{generation_name}");

@@ -46,6 +46,11 @@ impl Grave {
         }
     }
 
+    /// Returns whether it holds records that did not decode.
+    pub fn is_quarantine(self) -> bool {
+        matches!(self, Grave::QuarantineAdClicks | Grave::QuarantineFraudVerdicts)
+    }
+
     /// Returns the name of the folder.
     pub fn name(self) -> &'static str {
         match self {

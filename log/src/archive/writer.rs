@@ -196,6 +196,11 @@ impl PartitionArchiver {
                 Ok(verdict) => pending.push_verdict(offset, verdict),
                 Err(error) => pending.push_quarantine(offset, bytes, error.to_string()),
             },
+            Topic::BudgetDecisions => {
+                return Err(Error::Config {
+                    reason: format!("{topic} is not archived: no bill is made of it"),
+                });
+            }
         }
         self.next_offset = offset.next();
         self.pending_since.get_or_insert_with(Instant::now);

@@ -18,6 +18,26 @@ impl Day {
         Self(hour.since_epoch().div_euclid(HOURS))
     }
 
+    /// Wraps a number of days since 1970.
+    pub fn from_since_epoch(days: i64) -> Self {
+        Self(days)
+    }
+
+    /// Returns the number of days since 1970.
+    pub fn since_epoch(self) -> i64 {
+        self.0
+    }
+
+    /// Returns the day `days` later.
+    pub fn plus(self, days: i64) -> Self {
+        Self(self.0 + days)
+    }
+
+    /// Returns its first moment.
+    pub fn start(self) -> UtcMillis {
+        Hour::from_since_epoch(self.0 * HOURS).start()
+    }
+
     /// Iterates over its hours, in order.
     pub fn hours(self) -> impl Iterator<Item = Hour> {
         (0..HOURS).map(move |hour| Hour::from_since_epoch(self.0 * HOURS + hour))

@@ -12,17 +12,23 @@ pub enum Topic {
     AdClicks,
     /// One record a fraud verdict, keyed by campaign.
     FraudVerdicts,
+    /// One record a budget decision, keyed by campaign; for those who serve ads. Nothing here reads it.
+    BudgetDecisions,
 }
 
 impl Topic {
     /// Every topic of the log.
-    pub const ALL: [Topic; 2] = [Topic::AdClicks, Topic::FraudVerdicts];
+    pub const ALL: [Topic; 3] = [Topic::AdClicks, Topic::FraudVerdicts, Topic::BudgetDecisions];
+
+    /// The topics that are archived: what bills are made of.
+    pub const ARCHIVED: [Topic; 2] = [Topic::AdClicks, Topic::FraudVerdicts];
 
     /// Returns the name as it stands in paths and in Fluvio.
     pub fn name(self) -> &'static str {
         match self {
             Topic::AdClicks => "ad-clicks",
             Topic::FraudVerdicts => "fraud-verdicts",
+            Topic::BudgetDecisions => "budget-decisions",
         }
     }
 

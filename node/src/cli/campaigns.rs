@@ -47,6 +47,9 @@ struct Put {
     /// Budget of a UTC day in millionths of the currency
     #[arg(long, value_name = "MICROS")]
     daily_budget_micros: Option<u64>,
+    /// Stops the campaign while its spend is not known, rather than letting it serve on
+    #[arg(long)]
+    strict: bool,
     /// From when the price counts, by event time; now if left out
     #[arg(long, value_name = "TIME")]
     effective_from: Option<UtcMillis>,
@@ -89,6 +92,7 @@ async fn put_campaign(client: &Client, put: Put) -> Result<()> {
         "currency": put.currency,
         "cpc_micros": put.cpc_micros,
         "daily_budget_micros": put.daily_budget_micros,
+        "strict": put.strict,
         "effective_from": put.effective_from,
     });
     let path = format!("/v1/campaigns/{}", path_segment(put.campaign.as_str()));

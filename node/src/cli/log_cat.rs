@@ -126,11 +126,17 @@ fn decoded(topic: Topic, bytes: &[u8]) -> Value {
     let value = match topic {
         Topic::AdClicks => decode_click(bytes).map(|click| json!(click)),
         Topic::FraudVerdicts => decode_verdict(bytes).map(|verdict| json!(verdict)),
+        Topic::BudgetDecisions => match serde_json::from_slice(bytes) {
+            Ok(decision) => return decision,
+            Err(error) => return undecodable(&error, bytes),
+        },
     };
-    value.unwrap_or_else(|error| {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        json!({ "undecodable": error.to_string(), "bytes": hex })
-    })
+    value.unwrap_or_else(|error| undecodable(&error, bytes))
+}
+
+fn undecodable(error: &dyn std::error::Error, bytes: &[u8]) -> Value {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({ "undecodable": error.to_string(), "bytes": hex })
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -136,7 +136,8 @@ fn first_at_least(texts: &StringViewArray, bound: &str) -> usize {
 pub fn engine_schema(topic: Topic) -> SchemaRef {
     let stored = match topic {
         Topic::AdClicks => clicks_schema(),
-        Topic::FraudVerdicts => verdicts_schema(),
+        // Decisions are not archived, so nobody asks for their schema.
+        Topic::FraudVerdicts | Topic::BudgetDecisions => verdicts_schema(),
     };
     let fields = stored.fields().iter().map(|field| match field.data_type() {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),

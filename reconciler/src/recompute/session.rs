@@ -223,7 +223,8 @@ fn url_of(bucket: Bucket) -> Result<ObjectStoreUrl> {
 fn kind_of(topic: Topic) -> FileKind {
     match topic {
         Topic::AdClicks => FileKind::Clicks,
-        Topic::FraudVerdicts => FileKind::Verdicts,
+        // Decisions are not archived, so no file is of their topic.
+        Topic::FraudVerdicts | Topic::BudgetDecisions => FileKind::Verdicts,
     }
 }
 

@@ -28,7 +28,7 @@ impl HourWork {
             let highest = ends.entry(chain).or_insert(end);
             *highest = end.max(*highest);
         };
-        for topic in Topic::ALL {
+        for topic in Topic::ARCHIVED {
             for partition in (0..self.deps.log.partitions()).map(PartitionId) {
                 let end = self.deps.log.bounds(topic, partition).await?.end;
                 raise(ChainKey { topic, generation, partition }, end);

@@ -190,7 +190,7 @@ pub async fn run_inputs(archive: &Archive, records: &Records, run: &Run) -> RunI
     let mut index = ManifestIndex::new(archive.clone());
     index.refresh().await.expect("manifests read");
     let mut cutoffs = Vec::new();
-    for topic in Topic::ALL {
+    for topic in Topic::ARCHIVED {
         for partition in records.clicks.keys() {
             let chain = ChainKey { topic, generation: GENERATION, partition: *partition };
             let covered = index.covered_end(chain);

@@ -373,6 +373,7 @@ impl Node {
             imports: self.store.clone(),
             seals: self.seals.clone(),
             archiver: self.archiver.clone(),
+            held: self.held.clone(),
             recompute,
             replay: self.replay.clone(),
             fail_points: FailPoints::default(),

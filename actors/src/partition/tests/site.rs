@@ -104,6 +104,7 @@ impl Site {
             windows: windows.clone(),
             seals: self.seals.clone().unwrap_or_else(|| Arc::new(self.archive.clone())),
             history: Arc::new(self.archive.clone()),
+            spend: Arc::default(),
             clock: Arc::new(StoppedClock),
             settings: CountingSettings::default(),
             checkpoints: self.folder("checkpoints"),
