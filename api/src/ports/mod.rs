@@ -1,6 +1,7 @@
 //! What the HTTP face needs of the other parts, as traits that the node implements with the actors.
 
 mod audit;
+mod budget;
 mod compare;
 mod replay;
 mod shadow;
@@ -14,6 +15,7 @@ use twice_store::billing::StreamState;
 use utoipa::ToSchema;
 
 pub use audit::AuditControl;
+pub use budget::BudgetControl;
 pub use compare::{CompareControl, CompareEvent, CompareRequest, ComparisonSummary};
 pub use replay::{ReplayControl, ReplayEvent, ReplayRequest};
 pub use shadow::{

@@ -311,7 +311,7 @@ impl Status {
             status.last_error.map(|error| format!("{} partition {}: {error}", status.topic, status.partition))
         });
         let reconciler = match self.reconciler.status().await {
-            Ok(status) => status.schedule_error.or_else(|| {
+            Ok(status) => status.schedule_error.or(status.held_up).or_else(|| {
                 status
                     .failures
                     .first()

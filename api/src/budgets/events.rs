@@ -1,0 +1,136 @@
+//! What event streams have in common: their form, a bound on their number, and when they end by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use twice_store::ApiKey;
+
+use crate::caller::Caller;
+use crate::error::{Error, Result};
+use crate::server::ApiState;
+
+/// Media type of an event stream.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
+/// Returns whether the sender asks for JSON and not for an event stream.
+pub(super) fn wants_json(request: &HttpRequest) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains(EVENT_STREAM)
+}
+
+/// Writes one event.
+pub(super) fn event(name: &str, id: Option<u64>, data: &impl Serialize) -> String {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    // JSON has no bare line break, so it is one line of data.
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\n{id}data: {data}\n\n")
+}
+
+/// The last event of a stream that ends by itself: why, and what to do.
+#[derive(Debug, Serialize)]
+pub(super) struct Farewell {
+    pub detail: &'static str,
+}
+
+/// What every event stream holds.
+pub(super) struct EventStream {
+    pub state: web::Data<ApiState>,
+    key: Option<Arc<ApiKey>>,
+    heartbeat: Interval,
+    stopping: watch::Receiver<bool>,
+    is_over: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why a wait ended without news.
+pub(super) enum Pause {
+    /// Nothing happened for a while: a comment keeps the connection open, and finds out whether it still is.
+    Quiet,
+    /// The stream ends, with this as its last event.
+    End(String),
+}
+
+impl EventStream {
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// `Overloaded` if there is none.
+    pub fn open(state: &web::Data<ApiState>, caller: &Caller) -> Result<Self> {
+        let place = state.event_streams.clone().try_acquire_owned();
+        let place = place.map_err(|_| Error::Overloaded { retry_after_s: state.config.retry_after_s })?;
+        let mut heartbeat = interval(Duration::from_millis(state.config.event_heartbeat_ms.into()));
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.reset();
+        Ok(Self {
+            state: state.clone(),
+            key: caller.key.clone(),
+            heartbeat,
+            stopping: state.deps.stopping.clone(),
+            is_over: false,
+            _place: place,
+        })
+    }
+
+    /// Returns whether the last event was sent.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Makes `last` the last event.
+    pub fn end(&mut self, name: &str, detail: &'static str) -> String {
+        self.is_over = true;
+        event(name, None, &Farewell { detail })
+    }
+
+    /// Returns the last event if the key no longer holds, whatever it was opened with.
+    pub fn refused(&mut self) -> Option<String> {
+        let key = self.key.as_ref()?;
+        let now = self.state.deps.clock.now();
+        let is_valid = self.state.deps.keys.keys().into_iter().any(|known| {
+            known.key_id == key.key_id
+                && known.revoked_at.is_none()
+                && known.expires_at.is_none_or(|expires_at| expires_at > now)
+        });
+        (!is_valid).then(|| self.end("refused", "the key was revoked or has expired"))
+    }
+
+    /// Waits for `news`, at most until the next heartbeat.
+    pub async fn wait<T>(&mut self, news: impl Future<Output = T>) -> Result<T, Pause> {
+        let is_stopping = *self.stopping.borrow_and_update();
+        if !is_stopping {
+            tokio::select! {
+                news = news => return Ok(news),
+                _ = self.heartbeat.tick() => return Err(Pause::Quiet),
+                changed = self.stopping.changed() => {
+                    // A node that is gone without a word is stopping as well.
+                    if changed.is_ok() && !*self.stopping.borrow() {
+                        return Err(Pause::Quiet);
+                    }
+                }
+            }
+        }
+        Err(Pause::End(self.end("closing", "the node stops; connect again")))
+    }
+}
+
+/// The comment that keeps a connection open.
+pub(super) const HEARTBEAT: &str = ": alive\n\n";
+
+/// Answers with an event stream.
+pub(super) fn answer(events: impl Stream<Item = String> + 'static) -> HttpResponse {
+    // The first bytes go at once: whoever connects learns that it is connected.
+    let hello = futures::stream::once(std::future::ready(HEARTBEAT.to_owned()));
+    let bytes = hello.chain(events).map(|text| Ok::<_, Error>(Bytes::from(text)));
+    HttpResponse::Ok()
+        .content_type(EVENT_STREAM)
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(bytes)
+}
