@@ -11,6 +11,10 @@ use crate::recompute::ResourceLimits;
 /// Below this nothing would be left for rows beside the program and what it reads.
 const MEMORY_BYTES_MIN: u64 = 256 << 20;
 
+const WEEK_MS: u64 = 604_800_000;
+/// Below this, retention would reach for hours that clicks still come for.
+const RETENTION_MS_MIN: u64 = 2_592_000_000;
+
 /// Settings of the batch path. None of them changes a count; `counting` holds those that do.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ReconcilerConfig {
@@ -47,6 +51,16 @@ pub struct ReconcilerConfig {
     /// midnight. Shorter restates sooner and more often. 60_000 to 604_800_000, default 86_400_000.
     #[arg(long, default_value_t = ReconcilerConfig::default().sweep_interval_ms)]
     pub sweep_interval_ms: u64,
+    /// How long raw clicks, verdicts and quarantined records stay in the archive, counted from the end of the last hour that
+    /// may read them; 0 = for ever. Longer can be counted again and audited by a recount for longer, and costs storage and
+    /// keeps pseudonymous data. 0, or at least 2_592_000_000 (30 d) and a week more than `verdict_lookback_ms`; default
+    /// 31_536_000_000 (365 d).
+    #[arg(long, default_value_t = ReconcilerConfig::default().archive_retention_ms)]
+    pub archive_retention_ms: u64,
+    /// Time between passes that delete what is expired; they begin at midnight. Shorter deletes sooner after the day and
+    /// lists the archive more often. 60_000 to 604_800_000, default 86_400_000.
+    #[arg(long, default_value_t = ReconcilerConfig::default().retention_interval_ms)]
+    pub retention_interval_ms: u64,
     /// How long a partition may take to seal before it is recorded as unsealed for ever. Longer waits out longer
     /// restarts of the stream, and delays the bill. Default 900_000.
     #[arg(long, default_value_t = ReconcilerConfig::default().seal_timeout_ms)]
@@ -96,6 +110,8 @@ impl Default for ReconcilerConfig {
             verdict_maturity_ms: 21_600_000,
             verdict_lookback_ms: 604_800_000,
             sweep_interval_ms: 86_400_000,
+            archive_retention_ms: 31_536_000_000,
+            retention_interval_ms: 86_400_000,
             seal_timeout_ms: 900_000,
             archive_timeout_ms: 900_000,
             archive_poll_ms: 250,
@@ -128,6 +144,8 @@ impl ReconcilerConfig {
             ),
             ("verdict_lookback_ms", self.verdict_lookback_ms, 3_600_000, 8_640_000_000),
             ("sweep_interval_ms", self.sweep_interval_ms, 60_000, 604_800_000),
+            ("retention_interval_ms", self.retention_interval_ms, 60_000, 604_800_000),
+            ("archive_retention_ms", self.kept_ms(), self.kept_ms_min(), u64::MAX),
             ("reconcile_attempts_max", u64::from(self.attempts_max), 1, u64::from(u32::MAX)),
             ("recompute_memory_bytes_max", self.memory_bytes_max, MEMORY_BYTES_MIN, u64::MAX),
             ("recompute_nice", u64::try_from(self.nice).unwrap_or(u64::MAX), 0, 19),
@@ -138,6 +156,16 @@ impl ReconcilerConfig {
                 reason: format!("{name} is {value}; it must lie within {low} and {high}"),
             }),
         }
+    }
+
+    /// Returns how long the raw archive is kept: for ever is the longest.
+    fn kept_ms(&self) -> u64 {
+        if self.archive_retention_ms == 0 { u64::MAX } else { self.archive_retention_ms }
+    }
+
+    /// Returns how long it must be kept at least: what clicks and verdicts are still looked for in must be there.
+    fn kept_ms_min(&self) -> u64 {
+        RETENTION_MS_MIN.max(self.verdict_lookback_ms.saturating_add(WEEK_MS))
     }
 
     /// Returns the counting settings of a run of this status: final hours look further for duplicates (CR-3).

@@ -18,7 +18,7 @@ mod stored;
 pub use config::ReconcilerConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use schedule::{
-    BillChange, HourFailure, HourReport, MoneyDelta, ProgressEvent, ProgressSender, Reconciler,
+    BillChange, Buried, HourFailure, HourReport, Kept, MoneyDelta, ProgressEvent, ProgressSender, Reconciler,
     ReconcilerDeps, ReconcilerHandle, ReconcilerStatus, ReplayEvent, ReplayEventSender, ReplayOrder,
-    ReplayReport, Step, SweepReport,
+    ReplayReport, RetentionReport, RetentionScope, Step, SweepReport,
 };

@@ -14,6 +14,8 @@ pub const RECOMPUTE_ROWS: &str = "twice_reconciler_recompute_rows";
 pub const RECOMPUTE_MEMORY_RETRIES_TOTAL: &str = "twice_reconciler_recompute_memory_retries_total";
 /// Hours that wait to be closed.
 pub const HOURS_WAITING: &str = "twice_reconciler_hours_waiting";
+/// Hours that are due and wait for records which have not reached the log (G-3).
+pub const HOURS_HELD_UP: &str = "twice_reconciler_hours_held_up";
 /// Absolute unexplained clicks of the newest run of an hour, summed (G-5: one is a page).
 pub const UNEXPLAINED_CLICKS: &str = "twice_reconciler_unexplained_clicks";
 /// Billable clicks without a rate in the newest run (CR-6: an alert).
@@ -77,6 +79,7 @@ pub fn describe() {
         "rows that kappa and lambda count differently"
     );
     metrics::describe_gauge!(HOURS_WAITING, "hours that wait to be closed");
+    metrics::describe_gauge!(HOURS_HELD_UP, "hours due that wait for records which have not reached the log");
     metrics::describe_gauge!(UNEXPLAINED_CLICKS, "unexplained clicks of the newest run");
     metrics::describe_gauge!(UNPRICED_CLICKS, "billable clicks without a rate in the newest run");
     metrics::describe_counter!(SWEEPS_TOTAL, "sweeps for later events of billed hours, by outcome");

@@ -6,6 +6,8 @@
 //! Flow: [`PseudonymKeys::loaded`] once a request, or [`PseudonymKeys::load`] where a month is not in memory yet, then
 //! [`KeySet::pseudonym`] a click.
 
+mod destroy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -25,6 +27,8 @@ use twice_log::event::IpHash;
 use twice_log::{UserId, UtcMillis};
 
 use crate::error::{Error, Result};
+
+pub use destroy::MonthOfKeys;
 
 const KEY_BYTES: usize = 32;
 const SALT_FILE: &str = "ip.salt";
@@ -117,6 +121,7 @@ impl PseudonymKeys {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_directory(parent).map_err(key_file("sync", parent))?;
         }
+        destroy::finish(&directory)?;
         let salt = read_or_make(&directory, SALT_FILE)?;
         let months = RwLock::default();
         Ok(Self { directory, salted: Sha256::new_with_prefix(salt), months, making: Mutex::new(()) })

@@ -141,6 +141,13 @@ pub trait ReconcileControl: Send + Sync + 'static {
     ///
     /// Dropping the stream MUST NOT stop what was started: `?wait=false` and a client that goes away do just that.
     async fn start(&self, target: ReconcileTarget) -> Result<BoxStream<'static, ReconcileEvent>, PortError>;
+
+    /// Deletes what is expired of the raw archive, of one hour or of all, or says what that would be; the report is JSON.
+    async fn retain(
+        &self,
+        hour: Option<Hour>,
+        dry_run: bool,
+    ) -> Result<Box<serde_json::value::RawValue>, PortError>;
 }
 
 /// Which copies to list.

@@ -208,6 +208,13 @@ pub fn settled_path(hour: Hour) -> String {
     format!("{SETTLED_FOLDER}/{hour}.json")
 }
 
+/// Returns the hour of such a path.
+pub fn parse_settled_path(path: &str) -> Option<Hour> {
+    let name = path.strip_prefix(SETTLED_FOLDER)?.strip_prefix('/')?;
+    let hour: Hour = name.strip_suffix(".json")?.parse().ok()?;
+    (settled_path(hour) == path).then_some(hour)
+}
+
 /// Returns the path of the texts of counting rules.
 pub fn rules_path(sha256: &Sha256Hex) -> String {
     format!("rules/{sha256}.json")

@@ -33,6 +33,9 @@ pub struct SweepRecord {
     /// Hours whose run failed: the next sweep has them run, whatever else it finds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owed: Vec<Hour>,
+    /// Hours of this and every earlier sweep with events that came too late: what they would be counted from is deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Hour>,
 }
 
 impl Archive {

@@ -17,7 +17,8 @@ use crate::audit::audit_deps;
 /// Derives the bill of an hour again from the archive alone, and compares it with the billing store.
 ///
 /// Prints a certificate: what was read, what it counts to, and each object or row that was changed, is missing or was
-/// added. Two audits of the same thing have the same certificate hash. Exit status 0: proved; 1: something was found.
+/// added. Two audits of the same thing have the same certificate hash. Exit status 0: proved, or attested
+/// where retention has deleted what was counted; 1: something was found.
 #[derive(Debug, Clone, Args)]
 pub struct Audit {
     /// Hour in UTC, such as 2025-01-15T12
@@ -51,8 +52,9 @@ pub async fn run(arguments: Audit) -> Result<Outcome> {
         eprintln!("certificate written to {}", out.display());
     }
     print!("{}", text_of(&certificate, arguments.json)?);
-    let proved = certificate.verdict == AuditVerdict::Proved;
-    Ok(Outcome::Done(if proved { Agreement::Agreed } else { Agreement::Differs }))
+    // Records that agree are no difference; that they could not be counted again is in the certificate's first line.
+    let agrees = certificate.verdict != AuditVerdict::NotProved;
+    Ok(Outcome::Done(if agrees { Agreement::Agreed } else { Agreement::Differs }))
 }
 
 async fn audit_offline(offline: &Offline, arguments: &Audit) -> Result<Certificate> {

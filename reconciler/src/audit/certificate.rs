@@ -19,6 +19,7 @@ use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Hour, UtcMillis};
 use twice_store::BillingCounts;
 
+use super::deleted::DeletedFiles;
 use crate::error::{Error, Result};
 
 /// Name of this form of certificate.
@@ -32,6 +33,8 @@ const NOT_HASHED: [&str; 3] = ["certificate_sha256", "audited_at", "figures"];
 pub enum AuditVerdict {
     /// Every check passed: the bill follows from the archive.
     Proved,
+    /// Every record agrees with every other, and the raw records were deleted under retention: nobody can count them again.
+    Attested,
     /// At least one check found something.
     NotProved,
 }
@@ -55,11 +58,13 @@ pub enum Check {
     Store,
     /// The rows counted again against both.
     Recount,
+    /// Tombstones and what was settled, where raw records were deleted; it takes the place of the recount.
+    Deleted,
 }
 
 impl Check {
     /// Every check, in the order they are shown.
-    pub const ALL: [Check; 9] = [
+    pub const ALL: [Check; 10] = [
         Check::Chains,
         Check::Records,
         Check::FileLists,
@@ -69,6 +74,7 @@ impl Check {
         Check::Files,
         Check::Store,
         Check::Recount,
+        Check::Deleted,
     ];
 
     /// Returns what a pass of it says.
@@ -87,6 +93,7 @@ impl Check {
             Check::Files => "each data file has the SHA-256, size and rows its manifest says",
             Check::Store => "the billing store holds exactly the runs and row versions of the results",
             Check::Recount => "counted again from the inputs, each row is the one billed",
+            Check::Deleted => "tombstones name the files that are gone as their manifests do",
         }
     }
 }
@@ -175,6 +182,9 @@ pub struct Certificate {
     /// `None` where no run could be read.
     pub run: Option<AuditedRun>,
     pub rows: Vec<CertifiedRow>,
+    /// What retention deleted of the files the run had read; empty where everything is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<DeletedFiles>,
     pub checks: Vec<CheckLine>,
     pub findings: Vec<Finding>,
     /// Not wrong, and worth knowing: files that no manifest names do not exist for billing.

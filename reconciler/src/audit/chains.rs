@@ -212,6 +212,12 @@ impl Chains {
         links.flat_map(|link| &link.files).map(|file| file.path.as_str()).collect()
     }
 
+    /// Returns the files that manifests commit for the hours asked for, by path.
+    pub fn entries(&self) -> BTreeMap<&str, &FileEntry> {
+        let links = self.links.values().flatten();
+        links.flat_map(|link| &link.files).map(|file| (file.path.as_str(), file)).collect()
+    }
+
     fn links(&self, chain: ChainKey) -> &[Link] {
         self.links.get(&chain).map_or(&[], Vec::as_slice)
     }

@@ -11,22 +11,47 @@ use twice_log::archive::{Archive, FileEntry, RunInputs, layout};
 
 use super::certificate::Check;
 use super::chains::{Chains, reason_of};
+use super::deleted::Deleted;
 use super::findings::Findings;
 use crate::error::{Error, Result, describe};
 use crate::recompute::footer;
 
-/// Checks each file the inputs name: SHA-256, size, rows. Returns how many files and bytes that were.
+/// What became of the files the inputs name.
+#[derive(Debug, Default)]
+pub(super) struct CheckedFiles {
+    pub count: u64,
+    pub bytes: u64,
+    /// Paths of those that a tombstone names and that are gone.
+    pub gone: BTreeSet<String>,
+}
+
+/// Checks each file the inputs name: SHA-256, size, rows; or that it is gone, where a tombstone names it.
 ///
 /// # Errors
 /// `Log` if the archive does not answer.
 pub(super) async fn check_files(
     archive: &Archive,
     inputs: &RunInputs,
+    deleted: &Deleted,
     at_once: usize,
     findings: &mut Findings,
-) -> Result<(u64, u64)> {
-    let files: Vec<FileEntry> = inputs.click_files.iter().chain(&inputs.verdict_files).cloned().collect();
-    let (count, bytes) = (files.len() as u64, files.iter().map(|file| file.bytes).sum());
+) -> Result<CheckedFiles> {
+    let mut checked_files = CheckedFiles::default();
+    let mut files: Vec<FileEntry> = Vec::new();
+    for file in inputs.click_files.iter().chain(&inputs.verdict_files) {
+        if deleted.names(file) {
+            if archive.data_size(file).await?.is_none() {
+                checked_files.gone.insert(file.path.clone());
+                continue;
+            }
+            let reason =
+                "is there, and a tombstone says that it was deleted; `twice retain --hour` removes it again";
+            findings.notice(Check::Files, &file.path, reason);
+        }
+        files.push(file.clone());
+    }
+    checked_files.count = files.len() as u64;
+    checked_files.bytes = files.iter().map(|file| file.bytes).sum();
     let check = |file: FileEntry| {
         let archive = archive.clone();
         // A task each, so that threads hash side by side.
@@ -46,7 +71,7 @@ pub(super) async fn check_files(
             findings.add(Check::Files, path, reason);
         }
     }
-    Ok((count, bytes))
+    Ok(checked_files)
 }
 
 /// Returns what is wrong with a file.
@@ -54,6 +79,10 @@ async fn check_file(archive: &Archive, file: &FileEntry) -> Result<Option<String
     match archive.verify_data(file).await {
         Ok(()) => {}
         Err(error) if error.kind() == twice_log::ErrorKind::Damage => return Ok(Some(reason_of(&error))),
+        Err(error @ twice_log::Error::Deleted { .. }) => {
+            // Meanwhile: an audit made later says so without a finding.
+            return Ok(Some(format!("{error}, during this audit; audit the hour again")));
+        }
         Err(error) => return Err(error.into()),
     }
     let path = Path::parse(&file.path)

@@ -18,6 +18,8 @@ pub(super) struct Findings {
     listed: BTreeSet<Finding>,
     counts: BTreeMap<Check, u64>,
     notices: BTreeSet<Finding>,
+    /// What the certificate says in place of a recount.
+    deleted: Option<String>,
 }
 
 impl Findings {
@@ -47,13 +49,28 @@ impl Findings {
         }
     }
 
-    /// Returns the lines of all checks, the findings in order, and the notices.
+    /// Notes that the rows cannot be counted again, and what the certificate says about it.
+    pub fn not_counted(&mut self, statement: String) {
+        self.deleted = Some(statement);
+    }
+
+    /// Returns the lines of the checks carried out, the findings in order, and the notices.
     pub fn finish(self) -> (Vec<CheckLine>, Vec<Finding>, Vec<Finding>) {
         let line = |check: Check| {
             let findings = self.counts.get(&check).copied().unwrap_or(0);
-            CheckLine { check, statement: check.statement().to_owned(), passed: findings == 0, findings }
+            let statement = match &self.deleted {
+                Some(statement) if check == Check::Deleted => statement.clone(),
+                _ => check.statement().to_owned(),
+            };
+            CheckLine { check, statement, passed: findings == 0, findings }
         };
-        let lines = Check::ALL.into_iter().map(line).collect();
+        // A check that was not carried out is no line: it would say that it passed.
+        let is_line = |check: &Check| match check {
+            Check::Recount => self.deleted.is_none() || self.counts.contains_key(check),
+            Check::Deleted => self.deleted.is_some() || self.counts.contains_key(check),
+            _ => true,
+        };
+        let lines = Check::ALL.into_iter().filter(is_line).map(line).collect();
         (lines, self.listed.into_iter().collect(), self.notices.into_iter().collect())
     }
 }

@@ -9,6 +9,7 @@
 
 mod certificate;
 mod chains;
+mod deleted;
 mod divergence;
 mod files;
 mod findings;
@@ -30,6 +31,7 @@ use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Clock, Hour};
 use twice_store::{BillingStore, CampaignStore, Reconciliation, Replay};
 
+use self::deleted::Deleted;
 use self::findings::Findings;
 use self::history::{Historian, PathHistory, Recorded, stored_runs};
 use crate::error::{Error, Result, describe};
@@ -40,6 +42,7 @@ pub use certificate::{
     AuditVerdict, AuditedRun, Certificate, CertifiedRow, Check, CheckLine, FORMAT, Figures, Finding,
     NewestRun,
 };
+pub use deleted::DeletedFiles;
 
 /// Audits of an hour that goes on being run again.
 const ATTEMPTS_MAX: u32 = 3;
@@ -113,17 +116,22 @@ async fn audit_once(
     let history = history.map(|(_, history)| history).unwrap_or_default();
     let examined = examine_bill(deps, hour, mode, history, &mut findings).await?;
     let (checks, listed, notices) = findings.finish();
-    let proved = checks.iter().all(|line| line.passed);
+    let verdict = match checks.iter().all(|line| line.passed) {
+        true if examined.deleted.is_empty() => AuditVerdict::Proved,
+        true => AuditVerdict::Attested,
+        false => AuditVerdict::NotProved,
+    };
     let mut certificate = Certificate {
         format: FORMAT.to_owned(),
         tool: format!("twice {}", env!("CARGO_PKG_VERSION")),
         hour,
         campaign: question.campaign.clone(),
-        verdict: if proved { AuditVerdict::Proved } else { AuditVerdict::NotProved },
+        verdict,
         mode,
         newest_runs,
         run: examined.run,
         rows: examined.rows,
+        deleted: examined.deleted,
         checks,
         findings: listed,
         notices,
@@ -154,6 +162,7 @@ fn check_mode(
 struct Examined {
     run: Option<AuditedRun>,
     rows: Vec<CertifiedRow>,
+    deleted: Vec<DeletedFiles>,
     figures: Figures,
 }
 
@@ -188,14 +197,29 @@ async fn examine_bill(
     inputs::check_rules(&deps.archive, &run.value, findings).await?;
     let rates_from = (&deps.archive, deps.campaigns.as_ref());
     rates::check_rates(&object, &run.value, rates_from, findings).await?;
-    let (files, file_bytes) =
-        files::check_files(&deps.archive, &run.value, deps.limits.threads, findings).await?;
+    let deleted = Deleted::read(&deps.archive, &run.value, &chains, findings).await?;
+    let files =
+        files::check_files(&deps.archive, &run.value, &deleted, deps.limits.threads, findings).await?;
     files::find_orphans(&deps.archive, &run.value, &chains, findings).await?;
     drop(chains); // counting needs the memory
     let stored = newest_rows(deps.billing.as_ref(), hour, mode).await?;
     let stored = stored.into_iter().map(|row| (row.counts.campaign_id.clone(), row)).collect();
-    let mut figures = Figures { files, file_bytes, ..figures };
+    let mut figures = Figures { files: files.count, file_bytes: files.bytes, ..figures };
     let mut counted = None;
+    let deleted = deleted.listed(&files.gone);
+    if !deleted.is_empty() {
+        findings.not_counted(deleted::statement(&deleted));
+        deleted::check_settled(&deps.archive, hour, findings).await?;
+        let rows = deleted::rows_as_recorded((hour, mode), &history.versions, &stored, findings);
+        let billing = deps.billing.as_ref();
+        divergence::check_divergence(billing, (hour, mode), None, &stored, findings).await?;
+        return Ok(Examined {
+            run: Some(audited_run(mode, hour, run, result_sha256)),
+            rows,
+            deleted,
+            figures,
+        });
+    }
     let rows = match recount::recount(deps, &run).await {
         Ok(recounted) => {
             figures.copies = recounted.copies;
@@ -214,7 +238,7 @@ async fn examine_bill(
     };
     let billing = deps.billing.as_ref();
     divergence::check_divergence(billing, (hour, mode), counted, &stored, findings).await?;
-    Ok(Examined { run: Some(audited_run(mode, hour, run, result_sha256)), rows, figures })
+    Ok(Examined { run: Some(audited_run(mode, hour, run, result_sha256)), rows, deleted, figures })
 }
 
 /// Returns the highest cutoffs that any run recorded, by the store and by the newest runs in the archive, each with who

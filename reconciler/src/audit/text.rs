@@ -6,11 +6,15 @@ use twice_log::Topic;
 use twice_log::archive::{Cutoff, FileKind};
 
 use super::certificate::{AuditVerdict, AuditedRun, Certificate, CertifiedRow};
+use super::deleted::DeletedFiles;
 
 impl Display for Certificate {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
             AuditVerdict::Proved => "PROVED: the bill follows from the archive",
+            AuditVerdict::Attested => {
+                "ATTESTED: every record agrees; the raw records were deleted, so nothing was counted again"
+            }
             AuditVerdict::NotProved => "NOT PROVED: see the findings",
         };
         writeln!(out, "Audit of {} (mode {}) by {}, {}", self.hour, self.mode, self.tool, self.audited_at)?;
@@ -37,6 +41,13 @@ impl Display for Certificate {
         }
         if let Some(run) = &self.run {
             write_run(run, out)?;
+        }
+        for deleted in &self.deleted {
+            let DeletedFiles { tombstone, tombstone_sha256, deleted_at, files, rows, .. } = deleted;
+            writeln!(
+                out,
+                "  deleted {tombstone_sha256} {tombstone}: {files} files, {rows} rows, {deleted_at}"
+            )?;
         }
         write_rows(&self.rows, out)?;
         let figures = &self.figures;

@@ -17,6 +17,7 @@ use twice_store::{BillingStore, NewBillingRow, Replay, RestoredRun, RunCommit, U
 
 use crate::error::{Error, Result};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, Recomputed, ResourceLimits, Task};
+use crate::schedule::retention::settled::SettledHour;
 use crate::schedule::{divergence_of, put_result, run_id};
 
 const PATHS: [BillingPath; 2] = [BillingPath::Lambda, BillingPath::Kappa];
@@ -44,7 +45,7 @@ pub struct RebuildProgress {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     pub runs: u64,
-    /// Of these, counted now; the others stood already.
+    /// Of these, written now, counted again or as settled; the others stood already.
     pub counted: u64,
     /// Runs whose inputs were recorded and that have no end: a node goes on with them.
     pub open: u64,
@@ -174,7 +175,8 @@ fn missing(path: String) -> Error {
     Error::ArchiveDamage { path, reason: "is missing".to_owned() }
 }
 
-/// Counts a run again and puts it together with its result; the store refuses them where they disagree.
+/// Counts a run again, or takes what is settled of it, and puts it together with its result; the store refuses them where
+/// they disagree.
 async fn restored(deps: &RebuildDeps, run: RunKey, result: RunResult) -> Result<RestoredRun> {
     let stored = inputs_of(&deps.archive, run).await?;
     if stored.sha256 != result.inputs_sha256 {
@@ -183,7 +185,11 @@ async fn restored(deps: &RebuildDeps, run: RunKey, result: RunResult) -> Result<
         let path = layout::run_inputs_path(run.path, run.hour, run.seq);
         return Err(Error::ArchiveDamage { path, reason });
     }
-    let Recomputed { rows, divergence, .. } = count(deps, &stored).await?;
+    let settled = SettledHour::read(&deps.archive, run.hour).await?;
+    let Recomputed { rows, divergence, .. } = match settled {
+        Some(settled) => settled_run(&settled, &result)?,
+        None => count(deps, &stored).await?,
+    };
     let RunInputs { path, hour, seq, status, cutoffs, created_at, mode_change, .. } = stored.inputs;
     let rows = rows.into_iter().map(|counts| NewBillingRow::new(hour, counts)).collect();
     let commit = RunCommit {
@@ -201,6 +207,18 @@ async fn restored(deps: &RebuildDeps, run: RunKey, result: RunResult) -> Result<
         divergence,
     };
     Ok(RestoredRun { commit, result })
+}
+
+/// Takes what a run wrote from where retention has settled it: its files may be gone, and each digest is checked again.
+fn settled_run(settled: &SettledHour, result: &RunResult) -> Result<Recomputed> {
+    let run = settled.run(result.path, result.seq);
+    if run.is_none() && result.outcome == RunOutcome::Committed {
+        let path = layout::settled_path(settled.hour);
+        let reason = format!("leaves out run {} {}, which was committed", result.path, result.seq);
+        return Err(Error::ArchiveDamage { path, reason });
+    }
+    let (rows, divergence) = run.map(|run| (run.rows.clone(), run.divergence.clone())).unwrap_or_default();
+    Ok(Recomputed { rows, divergence, ..Recomputed::default() })
 }
 
 /// Counts a run as the schedule did: its rows by its path, its differences from the stream by the recompute.

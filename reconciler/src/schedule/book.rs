@@ -25,6 +25,8 @@ pub struct NewestRun {
     pub created_at: UtcMillis,
     /// When the hour's first run was begun.
     pub first_created_at: UtcMillis,
+    /// How far it looked for duplicates.
+    pub horizon_hours: u32,
     /// Where each partition ended for it.
     ends: BTreeMap<ChainKey, LogOffset>,
 }
@@ -33,7 +35,8 @@ impl NewestRun {
     fn of(inputs: &RunInputs, first_created_at: UtcMillis) -> Self {
         let ends = inputs.cutoffs.iter().map(|cutoff| (cutoff.chain(), cutoff.end)).collect();
         let RunInputs { seq, status, created_at, .. } = *inputs;
-        Self { seq, status, created_at, first_created_at, ends }
+        let horizon_hours = inputs.settings.horizon_hours;
+        Self { seq, status, created_at, first_created_at, horizon_hours, ends }
     }
 
     /// Returns the first offset of a partition that the run did not see.

@@ -11,14 +11,15 @@ use twice_log::hot::ClickLog;
 use twice_log::{CampaignId, Clock, Day, Hour};
 use twice_store::{BillingStore, CampaignStore, ImportStore, Replay};
 
-use super::messages::{GetStatus, ReconcileDay, ReconcileDue, ReconcileHour, Stop, SweepNow};
+use super::messages::{GetStatus, ReconcileDay, ReconcileDue, ReconcileHour, RetainNow, Stop, SweepNow};
 use super::progress::{HourReport, ProgressSender, ReconcilerStatus, SweepReport};
 use super::reconciler_actor::ReconcilerActor;
 use super::replays::{ReplayEventSender, ReplayOrder, Replays};
+use super::retention::{Reach, RetentionReport, RetentionScope};
 use crate::compare::Explanation;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
-use crate::ports::{ArchiveControl, SealControl};
+use crate::ports::{ArchiveControl, Holding, SealControl};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, ShadowReport, Task, sweep_spill};
 
 /// What the reconciler works with. Cheap to clone.
@@ -36,6 +37,8 @@ pub struct ReconcilerDeps {
     pub imports: Arc<dyn ImportStore>,
     pub seals: Arc<dyn SealControl>,
     pub archiver: Arc<dyn ArchiveControl>,
+    /// What has not reached the log yet: hours wait for it (G-3).
+    pub held: Arc<dyn Holding>,
     pub recompute: Arc<dyn Recompute>,
     /// Counts runs by replay through the stream's code (kappa).
     pub replay: Arc<dyn Replay>,
@@ -63,9 +66,9 @@ impl Reconciler {
             tracing::info!(folders = swept, "removed what killed recomputes had spilled");
         }
         let arbiter = Arbiter::new();
-        let actor = ReconcilerActor::new(config.clone(), deps.clone());
-        let actor = ReconcilerActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
         let replays = Replays::new(config.clone(), deps.clone());
+        let actor = ReconcilerActor::new(config.clone(), deps.clone(), replays.turn());
+        let actor = ReconcilerActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
         Ok(ReconcilerHandle { actor, arbiter: arbiter.handle(), config, deps, replays })
     }
 }
@@ -136,6 +139,26 @@ impl ReconcilerHandle {
         let (reply, answer) = oneshot::channel();
         self.actor.send(SweepNow { progress, reply }).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Deletes what is expired of the raw archive, or says what that would be, and waits for the end.
+    ///
+    /// # Errors
+    /// Those of archive and store, and `Config` while a replay runs; what was not done is done by the next pass.
+    pub async fn retain(&self, scope: RetentionScope, dry_run: bool) -> Result<RetentionReport> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.send(RetainNow { scope, dry_run, reply }).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Refuses hours of which something was deleted that a count of them would read.
+    ///
+    /// # Errors
+    /// `Frozen` naming the first of them; `Log` if the archive does not answer.
+    pub async fn check_countable(&self, hours: &[Hour]) -> Result<()> {
+        let Some(first) = hours.iter().min() else { return Ok(()) };
+        let reach = Reach::read(&self.deps.archive, *first, self.config.nightly_horizon_hours).await?;
+        hours.iter().try_for_each(|hour| reach.check(*hour))
     }
 
     /// Returns what the reconciler is doing and what failed.

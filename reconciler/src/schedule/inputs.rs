@@ -7,6 +7,7 @@ use twice_log::archive::{
 use twice_log::fail::FailPoint;
 
 use super::hour_actor::HourWork;
+use super::retention::Reach;
 use crate::error::Result;
 use crate::recompute::{Rules, rules_sha256};
 
@@ -15,11 +16,23 @@ const VERDICT_HOURS_BEFORE: i64 = 24;
 
 impl HourWork {
     /// Goes through the steps up to complete inputs, and returns them unrecorded; path and number are the caller's.
+    ///
+    /// # Errors
+    /// `Frozen` where something it would read was deleted, before anything is sealed.
     pub(super) async fn gather(&self, hour: Hour, status: BillingStatus) -> Result<RunInputs> {
+        self.check_countable(hour).await?;
         let seals = self.seals(hour).await?;
         let ends = self.ends(hour, &seals).await?;
         let cutoffs = self.archived(hour, &ends).await?;
         self.inputs(hour, status, seals, cutoffs).await
+    }
+
+    /// Refuses an hour that can no longer be counted with the nightly horizon, to which every bill comes in the end.
+    ///
+    /// # Errors
+    /// `Frozen`, with the reason, and those of the archive.
+    pub(super) async fn check_countable(&self, hour: Hour) -> Result<()> {
+        Reach::read(&self.deps.archive, hour, self.config.nightly_horizon_hours).await?.check(hour)
     }
 
     async fn inputs(

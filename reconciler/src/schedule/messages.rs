@@ -6,6 +6,7 @@ use twice_log::archive::BillingStatus;
 use twice_log::{Day, Hour};
 
 use super::progress::{HourReport, ProgressSender, ReconcilerStatus, Step, SweepReport};
+use super::retention::{RetentionReport, RetentionScope};
 use crate::error::Result;
 
 /// Closes one hour as soon as the one running has ended; the reply comes when it is closed.
@@ -40,6 +41,15 @@ pub struct ReconcileDay {
 pub struct SweepNow {
     pub progress: Option<ProgressSender>,
     pub reply: oneshot::Sender<Result<SweepReport>>,
+}
+
+/// Deletes what is expired, or says what that would be; the reply comes when all of it is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RetainNow {
+    pub scope: RetentionScope,
+    pub dry_run: bool,
+    pub reply: oneshot::Sender<Result<RetentionReport>>,
 }
 
 /// Asks what is going on.

@@ -13,6 +13,7 @@ mod close;
 mod cutoff;
 mod due;
 mod handle;
+mod held;
 mod hour_actor;
 mod inputs;
 mod kappa;
@@ -23,6 +24,8 @@ mod queue;
 mod reconciler_actor;
 mod replays;
 mod report;
+pub(crate) mod retention;
+mod retention_actor;
 mod run;
 mod sealing;
 mod sweep;
@@ -35,4 +38,5 @@ pub use progress::{
     SweepReport,
 };
 pub use replays::{ReplayEvent, ReplayEventSender, ReplayOrder, ReplayReport};
+pub use retention::{Buried, Kept, RetentionReport, RetentionScope};
 pub(crate) use run::{put_result, run_id};

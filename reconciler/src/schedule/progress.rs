@@ -129,4 +129,7 @@ pub struct ReconcilerStatus {
     pub newest_reconciled: Option<Hour>,
     /// Why the schedule could not look for hours, if it could not.
     pub schedule_error: Option<String>,
+    /// The oldest hour that is due and waits for records which have not reached the log, and for what.
+    #[serde(default)]
+    pub held_up: Option<String>,
 }

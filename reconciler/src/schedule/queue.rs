@@ -154,6 +154,12 @@ impl Queue {
     }
 }
 
+/// Returns whether it is time for what waits until `next`, never longer than `wait_ms_max`: a clock that went back since
+/// must not stop it for as long as the clock was ahead.
+pub fn is_time(next: UtcMillis, now: UtcMillis, wait_ms_max: i64) -> bool {
+    next <= now || next > now.plus_ms(wait_ms_max)
+}
+
 /// What failed, and when it is tried again.
 #[derive(Debug, Default)]
 pub struct Failures(BTreeMap<Hour, HourFailure>);
@@ -173,7 +179,9 @@ impl Failures {
         let doubled = backoff_ms_min.saturating_mul(1_i64 << (attempts - 1).min(32)).min(BACKOFF_MS_MAX);
         let is_outage = match error {
             Error::Log(error) => error.kind() == twice_log::ErrorKind::Retry,
-            error => matches!(error, Error::Archive { .. } | Error::ArchiveBehind { .. }),
+            error => {
+                matches!(error, Error::Archive { .. } | Error::ArchiveBehind { .. } | Error::HeldUp { .. })
+            }
         };
         let next_attempt_at = (is_outage || attempts < attempts_max).then(|| now.plus_ms(doubled));
         let failure = HourFailure { hour, attempts, last_error: describe(error), next_attempt_at };
@@ -188,8 +196,7 @@ impl Failures {
     /// Returns whether the schedule may try the hour now.
     pub fn may_try(&self, hour: Hour, now: UtcMillis) -> bool {
         let Some(failure) = self.0.get(&hour) else { return true };
-        // No pause is longer than the longest, unless the clock went back since.
-        failure.next_attempt_at.is_some_and(|next| next <= now || next > now.plus_ms(BACKOFF_MS_MAX))
+        failure.next_attempt_at.is_some_and(|next| is_time(next, now, BACKOFF_MS_MAX))
     }
 
     /// Returns every failure, by hour.

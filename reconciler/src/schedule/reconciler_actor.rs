@@ -20,6 +20,7 @@ use super::messages::{
 use super::progress::{HourReport, ProgressEvent, ProgressSender, ReconcilerStatus, Step};
 use super::queue::{Failures, Order, Queue, Waiter, Wanted};
 use super::report::show_divergence;
+use super::retention_actor::Retention;
 use super::sweep_actor::Sweeps;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result, describe};
@@ -44,8 +45,10 @@ pub struct ReconcilerActor {
     /// Newest runs as the archive records them: what the nights go by.
     pub(super) book: Arc<Mutex<RunBook>>,
     pub(super) sweeps: Sweeps,
+    pub(super) retention: Retention,
     newest_reconciled: Option<Hour>,
     schedule_error: Option<String>,
+    held_up: Option<String>,
 }
 
 struct Running {
@@ -54,8 +57,8 @@ struct Running {
 }
 
 impl ReconcilerActor {
-    /// Makes the actor; nothing runs before it is started.
-    pub fn new(config: ReconcilerConfig, deps: ReconcilerDeps) -> Self {
+    /// Makes the actor; nothing runs before it is started. `replays` is held by whoever replays.
+    pub fn new(config: ReconcilerConfig, deps: ReconcilerDeps, replays: Arc<Mutex<()>>) -> Self {
         let index = Arc::new(Mutex::new(ManifestIndex::new(deps.archive.clone())));
         Self {
             config,
@@ -69,8 +72,10 @@ impl ReconcilerActor {
             ended_meanwhile: BTreeSet::new(),
             book: Arc::default(),
             sweeps: Sweeps::default(),
+            retention: Retention::beside(replays),
             newest_reconciled: None,
             schedule_error: None,
+            held_up: None,
         }
     }
 
@@ -103,6 +108,7 @@ impl ReconcilerActor {
                     actor.schedule_error = None;
                     actor.enqueue_due(&found);
                     actor.want_sweep();
+                    actor.want_retention();
                     actor.start_next(context);
                 }
                 Err(error) => {
@@ -121,21 +127,39 @@ impl ReconcilerActor {
         let nights = found.nights.iter().filter(|_| self.config.nightly_close);
         let wanted =
             found.due.iter().copied().map(Wanted::hourly).chain(nights.copied().map(Wanted::nightly));
+        let mut held_up = Vec::new();
         for wanted in wanted {
+            if let Err(held) = self.deps.check_held(&self.config, wanted.hour, wanted.status) {
+                held_up.push((wanted.hour, held));
+                continue;
+            }
             let is_known = Some(wanted.hour) == running || self.ended_meanwhile.contains(&wanted.hour);
             if !is_known && self.failures.may_try(wanted.hour, now) {
                 self.queue.push(wanted, None);
             }
         }
+        self.note_held_up(&held_up);
         ::metrics::gauge!(metrics::HOURS_WAITING).set(self.queue.hours().len() as f64);
     }
 
+    /// Keeps for the status which hour waits for what; the log is told when that begins and ends.
+    fn note_held_up(&mut self, held_up: &[(Hour, Error)]) {
+        ::metrics::gauge!(metrics::HOURS_HELD_UP).set(held_up.len() as f64);
+        let first = held_up.first().map(|(hour, held)| format!("hour {hour} is {}", describe(held)));
+        match (&self.held_up, &first) {
+            (None, Some(held_up)) => tracing::warn!("{held_up}"),
+            (Some(_), None) => tracing::info!("what hours waited for has reached the log"),
+            _ => {}
+        }
+        self.held_up = first;
+    }
+
     pub(super) fn start_next(&mut self, context: &mut Context<Self>) {
-        if self.running.is_some() || self.sweeps.is_looking() {
+        if self.running.is_some() || self.sweeps.is_looking() || self.retention.is_running() {
             return;
         }
         if self.queue.next_urgency().is_none_or(|urgency| urgency > Urgency::Hourly)
-            && self.start_sweep(context)
+            && (self.start_sweep(context) || self.start_retention(context))
         {
             return;
         }
@@ -204,6 +228,10 @@ impl Handler<ReconcileHour> for ReconcilerActor {
     type Result = ();
 
     fn handle(&mut self, request: ReconcileHour, context: &mut Self::Context) {
+        if let (Some(progress), Some(held)) = (&request.progress, self.deps.held_now()) {
+            let detail = format!("this bill is made at the offsets present; not in it: {held}");
+            let _ = progress.send(ProgressEvent::Note { detail });
+        }
         let waiter = Waiter { progress: request.progress, reply: request.reply };
         self.queue.push(Wanted::request(request.hour), Some(waiter));
         self.start_next(context);
@@ -335,6 +363,7 @@ impl Handler<GetStatus> for ReconcilerActor {
             failures: self.failures.list(),
             newest_reconciled: self.newest_reconciled,
             schedule_error: self.schedule_error.clone(),
+            held_up: self.held_up.clone(),
         })
     }
 }

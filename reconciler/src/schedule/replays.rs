@@ -90,6 +90,11 @@ impl Replays {
         Self { work: HourWork::beside_the_schedule(config, deps, index), running: Arc::default() }
     }
 
+    /// Returns what is held while a replay runs.
+    pub fn turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.running)
+    }
+
     /// Carries an order out, after the one that runs; says how it went to `events`.
     pub async fn run(&self, order: ReplayOrder, events: &ReplayEventSender) {
         let _turn = self.running.lock().await;
@@ -190,6 +195,7 @@ impl Replays {
                 continue;
             }
             let newest = newest.ok_or(Error::NotReconciled { hour })?;
+            self.work.check_countable(hour).await?;
             let wanted = RunInputs { seq: ended + 1, mode_change: true, ..newest.inputs };
             if let Some(recorded) = self.record_own(&wanted).await? {
                 return self.work.run(&recorded).await;
@@ -217,6 +223,7 @@ impl Replays {
                 return Err(Error::Overtaken { hour });
             }
             let lambda = newest.ok_or(Error::NotReconciled { hour })?.inputs;
+            self.work.check_countable(hour).await?;
             check_rules(&lambda)?;
             let lambda_seq = lambda.seq;
             let wanted = RunInputs { path: BillingPath::Kappa, mode_change, ..lambda };

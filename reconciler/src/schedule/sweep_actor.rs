@@ -13,7 +13,7 @@ use twice_log::UtcMillis;
 
 use super::messages::SweepNow;
 use super::progress::{ProgressEvent, ProgressSender, SweepReport};
-use super::queue::Wanted;
+use super::queue::{Wanted, is_time};
 use super::reconciler_actor::{ReconcilerActor, ms};
 use super::sweep::{SweepLook, Touched, due_at};
 use crate::error::{Error, Result, describe};
@@ -53,8 +53,9 @@ impl Sweeps {
 impl ReconcilerActor {
     /// Asks for a sweep if it may be time for one.
     pub(super) fn want_sweep(&mut self) {
-        let is_time = self.sweeps.next_at.is_none_or(|next| self.deps.clock.now() >= next);
-        if self.config.nightly_close && is_time && !self.sweeps.is_scheduled {
+        let (now, interval) = (self.deps.clock.now(), ms(self.config.sweep_interval_ms));
+        let is_due = self.sweeps.next_at.is_none_or(|next| is_time(next, now, interval));
+        if self.config.nightly_close && is_due && !self.sweeps.is_scheduled {
             self.sweeps.is_scheduled = true;
             self.sweeps.asked.push_back(Asked { progress: None, reply: None });
         }
@@ -91,6 +92,7 @@ impl ReconcilerActor {
         if let Some(progress) = &asked.progress {
             let _ = progress.send(ProgressEvent::Note { detail: summary(&report, hours.len()) });
         }
+        tell_refused(&touched, asked.progress.as_ref());
         let wanted = hours.iter().map(|hour| match asked.reply {
             Some(_) => Wanted::requested_restatement(*hour),
             None => Wanted::restated(*hour),
@@ -149,6 +151,21 @@ impl ReconcilerActor {
 /// Returns how long the schedule waits after a failure with so many before it in a row.
 fn pause_ms(failures_before: u32, interval_ms: i64) -> i64 {
     PAUSE_MS.saturating_mul(1_i64 << failures_before.min(32)).min(interval_ms)
+}
+
+/// Says which hours have events that came too late for any bill. Never silent: each is warned of until its events are gone.
+fn tell_refused(touched: &Touched, progress: Option<&ProgressSender>) {
+    let refused_ever = touched.record.as_ref().map_or(0, |record| record.refused.len());
+    ::metrics::gauge!(metrics::RESTATEMENTS_REFUSED_HOURS).set(refused_ever as f64);
+    for (hour, why) in &touched.refused {
+        tracing::warn!(%hour, why, "later clicks, verdicts or rates of a billed hour are in no bill");
+        if let Some(progress) = progress {
+            let detail = format!(
+                "{hour} has later clicks, verdicts or rates, and can no longer be counted: {why}; its bill stands"
+            );
+            let _ = progress.send(ProgressEvent::Note { detail });
+        }
+    }
 }
 
 fn summary(report: &SweepReport, hours: usize) -> String {
