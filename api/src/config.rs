@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args};
 use twice_log::event::json::AgeLimits;
 
+use crate::edge::EdgeConfig;
 use crate::error::{Error, Result};
 use crate::limits::LimitsConfig;
 
@@ -58,12 +59,22 @@ pub struct ApiConfig {
     /// to 4 KiB where its users are many. Default 64 MiB.
     #[arg(long, default_value_t = ApiConfig::default().query_cache_bytes_max)]
     pub query_cache_bytes_max: u64,
+    /// Event streams (`/v1/budget-decisions`, `…/live`) open at once, 1 to 100 000; more are answered 503. Each takes a
+    /// connection and a few KiB. Default 1 000.
+    #[arg(long, default_value_t = ApiConfig::default().event_streams_max)]
+    pub event_streams_max: u32,
+    /// Time without an event after which an event stream sends a comment, 100 to 600 000. Shorter finds dead connections
+    /// sooner. Default 15 000.
+    #[arg(long, default_value_t = ApiConfig::default().event_heartbeat_ms)]
+    pub event_heartbeat_ms: u32,
     /// Seconds named in `Retry-After` of a 503. Default 1.
     #[arg(long, default_value_t = ApiConfig::default().retry_after_s)]
     pub retry_after_s: u32,
     /// Time requests in flight get to finish at a graceful stop. Default 30.
     #[arg(long, default_value_t = ApiConfig::default().shutdown_timeout_s)]
     pub shutdown_timeout_s: u32,
+    #[command(flatten)]
+    pub edge: EdgeConfig,
     #[command(flatten)]
     pub limits: LimitsConfig,
 }
@@ -86,8 +97,11 @@ impl Default for ApiConfig {
             queries_in_flight_max: 64,
             query_aggregate_hours_max: 768,
             query_cache_bytes_max: 64 << 20,
+            event_streams_max: 1_000,
+            event_heartbeat_ms: 15_000,
             retry_after_s: 1,
             shutdown_timeout_s: 30,
+            edge: EdgeConfig::default(),
             limits: LimitsConfig::default(),
         }
     }
@@ -114,8 +128,11 @@ impl ApiConfig {
         within("query_aggregate_hours_max", self.query_aggregate_hours_max.into(), 24, 10_000)?;
         let cache_bytes = i64::try_from(self.query_cache_bytes_max).unwrap_or(i64::MAX);
         within("query_cache_bytes_max", cache_bytes, 1 << 20, 64 << 30)?;
+        within("event_streams_max", self.event_streams_max.into(), 1, 100_000)?;
+        within("event_heartbeat_ms", self.event_heartbeat_ms.into(), 100, 600_000)?;
         within("retry_after_s", self.retry_after_s.into(), 0, 3_600)?;
         within("shutdown_timeout_s", self.shutdown_timeout_s.into(), 0, 3_600)?;
+        self.edge.validate()?;
         self.limits.validate()
     }
 

@@ -32,6 +32,12 @@ pub enum Error {
     /// The client sent its body too slowly (408). It sends again.
     #[error("the body did not arrive within {timeout_ms} ms")]
     BodyTimeout { timeout_ms: u32 },
+    /// The client sent its body slower than a connection is kept for (408). It sends again.
+    #[error("the body came too slowly")]
+    BodyTooSlow,
+    /// The head of the request is larger than allowed (431). The client sends fewer or shorter headers.
+    #[error("the headers hold more than the {limit} bytes allowed")]
+    HeadTooLarge { limit: usize },
     /// The request contradicts what is stored (409).
     #[error("{reason}")]
     Conflict { reason: String },
@@ -68,6 +74,17 @@ pub enum Error {
     /// A setting is out of its bounds. The operator corrects it.
     #[error("{setting} is {value}; it must lie between {lowest} and {highest}")]
     Config { setting: &'static str, value: i64, lowest: i64, highest: i64 },
+    /// A setting does not read or fit another. The operator corrects it.
+    #[error("{setting}: {reason}")]
+    Setting { setting: &'static str, reason: String },
+    /// A certificate or its key cannot be used. The operator replaces the file.
+    #[error("{action} {}", path.display())]
+    Tls {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Option<Cause>,
+    },
     /// A key file cannot be read or written. The operator repairs the folder.
     #[error("{action} {}", path.display())]
     KeyFile {
@@ -95,7 +112,10 @@ impl Error {
             Error::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
-            Error::BodyTimeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout", "Body came too slowly"),
+            Error::HeadTooLarge { .. } => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Headers too large")
+            }
+            Error::BodyTimeout { .. } | Error::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "timeout", "Body came too slowly"),
             Error::Conflict { .. } => (StatusCode::CONFLICT, "conflict", "Contradicts what is stored"),
             Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request too large"),
             Error::UnsupportedMediaType { .. } => {
@@ -110,6 +130,8 @@ impl Error {
             }
             Error::Internal { .. }
             | Error::Config { .. }
+            | Error::Setting { .. }
+            | Error::Tls { .. }
             | Error::KeyFile { .. }
             | Error::KeyDamaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Server failure"),
         }

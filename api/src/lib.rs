@@ -5,10 +5,12 @@
 //! which this crate asks something of another part, implemented in the node.
 
 mod access;
+mod budgets;
 mod caller;
 mod config;
 mod dashboard;
 mod document;
+mod edge;
 mod error;
 mod ingest;
 mod limits;
@@ -22,7 +24,8 @@ mod server;
 
 pub use access::{Access, KeyRing, KeyText, NewKey};
 pub use config::ApiConfig;
+pub use edge::EdgeConfig;
 pub use error::{Error, Result};
-pub use ingest::PseudonymKeys;
+pub use ingest::{MonthOfKeys, PseudonymKeys};
 pub use limits::{LimitsConfig, RateLimits};
-pub use server::{ApiDeps, serve};
+pub use server::{ApiDeps, Listeners, serve};

@@ -1,6 +1,6 @@
 //! Every route and what surrounds them.
 //!
-//! Flow of a request: [`stamp`] gives it an id and measures it; [`guard`] finds its key; its handler answers; what no handler takes goes to
+//! Flow of a request: [`stamp`] gives it an id and measures it; [`edge`] checks its head; [`guard`] finds its key; its handler answers; what no handler takes goes to
 //! [`fallback`], which tells an unknown path (404) from a known one asked with another method (405). Every error is a
 //! problem document, also those of actix's own extractors.
 
@@ -20,10 +20,11 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
 use crate::access::{RequestId, guard};
+use crate::edge::{body_error, edge};
 use crate::error::{Error, Result};
 use crate::metrics::REQUEST_SECONDS;
 use crate::server::ApiState;
-use crate::{dashboard, document, ingest, operations, query};
+use crate::{budgets, dashboard, document, ingest, operations, query};
 
 /// Largest JSON body of the operations; clicks, verdicts and bulk campaigns have their own limit.
 const JSON_BYTES_MAX: usize = 1 << 20;
@@ -56,6 +57,7 @@ pub(crate) fn app(
         .default_service(web::to(fallback))
         .into_app()
         .wrap(from_fn(guard))
+        .wrap(from_fn(edge))
         .wrap(from_fn(stamp))
 }
 
@@ -66,6 +68,9 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(ingest::post_imports)
         .service(query::get_campaign_clicks)
         .service(query::get_ad_clicks)
+        .service(budgets::get_budget)
+        .service(budgets::get_budget_decisions)
+        .service(budgets::get_live)
         .service(query::get_billing)
         .service(query::get_corrections)
         .service(operations::get_campaigns)
@@ -74,6 +79,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(operations::put_campaign)
         .service(operations::get_reconciliations)
         .service(operations::post_reconciliations)
+        .service(operations::post_retention)
         .service(operations::post_replays)
         .service(operations::post_audits)
         .service(operations::get_divergence)
@@ -167,6 +173,7 @@ fn json_error(error: JsonPayloadError) -> Error {
         JsonPayloadError::ContentType => Error::UnsupportedMediaType {
             detail: "this path reads JSON; send content-type application/json".to_owned(),
         },
+        JsonPayloadError::Payload(error) => body_error(&error),
         JsonPayloadError::Deserialize(error) if error.is_data() => Error::unprocessable(error.to_string()),
         JsonPayloadError::Deserialize(error) => Error::bad_request(format!("the body is not JSON: {error}")),
         other => Error::bad_request(other.to_string()),

@@ -4,6 +4,7 @@
 //! or spawned there, and its handle. `handle.stop(true)` stops taking connections, lets requests in flight finish
 //! within `shutdown_timeout_s`, and resolves the server future.
 
+use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +12,27 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{HttpServer, web};
+use tokio::sync::{Semaphore, watch};
 use twice_log::Clock;
 use twice_log::hot::ClickLog;
 use twice_log::spool::Spooling;
 use twice_store::aggregates::AggregateReader;
 use twice_store::billing::BillingStore;
+use twice_store::budgets::BudgetStore;
 use twice_store::campaigns::CampaignStore;
 use twice_store::imports::ImportStore;
 use twice_store::modes::ModeStore;
-use twice_store::windows::WindowStore;
+use twice_store::windows::{LiveWindows, WindowStore};
 
 use crate::access::{Access, KeyRing};
 use crate::config::ApiConfig;
 use crate::document::Document;
+use crate::edge::{Certificates, Connections};
 use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
 use crate::limits::RateLimits;
 use crate::ports::{
-    Admission, AuditControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl,
+    Admission, AuditControl, BudgetControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl,
     ShadowControl, StreamStatus,
 };
 use crate::query::QueryActor;
@@ -60,6 +64,12 @@ pub struct ApiDeps {
     pub audit: Arc<dyn AuditControl>,
     pub compare: Arc<dyn CompareControl>,
     pub stream: Arc<dyn StreamStatus>,
+    pub budgets: Arc<dyn BudgetControl>,
+    pub decisions: Arc<dyn BudgetStore>,
+    /// Window updates; the store of windows that the stream publishes to MUST tell it.
+    pub live: LiveWindows,
+    /// Turns true when the node is about to stop: event streams end then, or they would hold the stop up.
+    pub stopping: watch::Receiver<bool>,
     pub health: Arc<dyn HealthStatus>,
     pub admission: Arc<dyn Admission>,
     pub render_metrics: RenderMetrics,
@@ -70,6 +80,9 @@ pub(crate) struct ApiState {
     pub deps: ApiDeps,
     pub config: ApiConfig,
     pub query: Addr<QueryActor>,
+    /// Places for event streams.
+    pub event_streams: Arc<Semaphore>,
+    pub connections: Arc<Connections>,
     /// The OpenAPI document and what it says of paths and methods.
     pub document: Document,
 }
@@ -83,19 +96,31 @@ impl ApiState {
             let reload_interval = Duration::from_millis(config.key_reload_ms.into());
             actix_web::rt::spawn(deps.keys.keep(reload_interval));
         }
-        actix_web::rt::spawn(deps.limits.clone().run(deps.stream.clone(), Arc::new(|| 0)));
+        actix_web::rt::spawn(deps.limits.clone().run(deps.stream.clone(), deps.spooling.clone()));
         let document = Document::build(routes::configure)?;
-        Ok(web::Data::new(Self { deps, config, query, document }))
+        let event_streams = Arc::new(Semaphore::new(config.event_streams_max as usize));
+        let connections = Arc::default();
+        Ok(web::Data::new(Self { deps, config, query, event_streams, connections, document }))
     }
 }
 
-/// Starts the server on `listener`, which may be bound to port 0. Signals are the caller's to handle.
+/// Where the server listens; a listener may be bound to port 0.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everybody: with TLS where a certificate is set.
+    pub public: TcpListener,
+    /// For programs of the same machine, always without TLS.
+    pub local: Option<TcpListener>,
+}
+
+/// Starts the server. Signals are the caller's to handle.
 ///
 /// MUST be called within an actix system; the query actor lives on the arbiter that calls.
 ///
 /// # Errors
-/// [`Error::Config`] for a setting out of bounds, [`Error::Internal`] if the listener cannot be used.
-pub fn serve(deps: ApiDeps, listener: TcpListener, config: ApiConfig) -> Result<(Server, ServerHandle)> {
+/// [`Error::Config`] and [`Error::Setting`] for a setting, [`Error::Tls`] for a certificate, [`Error::Internal`] if a
+/// listener cannot be used.
+pub fn serve(deps: ApiDeps, listeners: Listeners, config: ApiConfig) -> Result<(Server, ServerHandle)> {
     let state = ApiState::start(deps, config)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match state.config.workers {
@@ -103,14 +128,30 @@ pub fn serve(deps: ApiDeps, listener: TcpListener, config: ApiConfig) -> Result<
         workers => usize::from(workers),
     };
     let shutdown_timeout_s = state.config.shutdown_timeout_s;
-    let server = HttpServer::new(move || routes::app(state.clone()))
+    let (edge, connections) = (state.config.edge.clone(), state.connections.clone());
+    let mut server = HttpServer::new(move || routes::app(state.clone()))
         .workers(workers)
-        .keep_alive(Duration::from_secs(75))
+        .keep_alive(Duration::from_secs(edge.keep_alive_s.into()))
+        .client_request_timeout(Duration::from_millis(edge.header_timeout_ms.into()))
+        .max_connections((edge.connections_max as usize).div_ceil(workers))
+        .on_connect(move |connection, kept| connections.count(connection, kept))
         .shutdown_timeout(shutdown_timeout_s.into())
-        .disable_signals()
-        .listen(listener)
-        .map_err(|source| Error::Internal { what: "listening", source: Some(Box::new(source)) })?
-        .run();
+        .disable_signals();
+    let failed =
+        |source: io::Error| Error::Internal { what: "listening", source: Some(Box::new(source)) };
+    server = match edge.tls_files()? {
+        None => server.listen(listeners.public).map_err(failed)?,
+        Some(files) => {
+            let certificates = Certificates::open(files)?;
+            let interval = Duration::from_millis(edge.tls_reload_ms.into());
+            actix_web::rt::spawn(certificates.watch(interval));
+            server.listen_rustls_0_23(listeners.public, certificates.server_config()?).map_err(failed)?
+        }
+    };
+    if let Some(local) = listeners.local {
+        server = server.listen(local).map_err(failed)?;
+    }
+    let server = server.run();
     let handle = server.handle();
     Ok((server, handle))
 }

@@ -17,6 +17,7 @@ mod metrics;
 mod node;
 mod note;
 mod ports;
+mod privacy;
 mod recovery;
 mod settings;
 mod stores;

@@ -34,9 +34,9 @@ use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::keys;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{
-    ArchiverFlush, Around, Audits, BudgetReports, Compares, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
+use crate::ports::{ArchiverFlush, Around, Audits, BudgetReports, Compares, CountableImports, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
 };
+use crate::privacy::{PrivacyConfig, watch_keys};
 use crate::recovery::Recovery;
 use crate::stores::StoresConfig;
 use crate::spool;
@@ -57,6 +57,7 @@ pub struct NodeConfig {
     pub archiver: ArchiverConfig,
     pub s3: S3Config,
     pub reconciler: ReconcilerConfig,
+    pub privacy: PrivacyConfig,
     pub replay: ReplayConfig,
     pub api: ApiConfig,
     pub windows_cache_bytes: u64,
@@ -145,6 +146,7 @@ impl Node {
             imports: store.clone(),
             seals: Arc::new(StreamSeals(stream.clone())),
             archiver: Arc::new(ArchiverFlush(archiving.clone())),
+            held: Arc::new(spool::HeldHere(spooling.clone())),
             recompute: Arc::new(recompute_child(config.reconciler.nice)?),
             replay: Arc::new(replay_child(&config.replay, archive_location, folder)?),
             fail_points: config.fail_points.clone(),
@@ -190,7 +192,9 @@ impl Node {
             limits,
             _lock: lock,
         };
+        config.privacy.validate()?;
         let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
+        actix_web::rt::spawn(watch_keys(pseudonyms.clone(), clock.clone(), config.privacy));
         let deps = node.api_deps(status, aggregates, compare, clock, pseudonyms, config.render_metrics);
         let (server, handle) = twice_api::serve(deps, listeners, config.api)?;
         Ok((node, server, handle))
@@ -212,7 +216,7 @@ impl Node {
             billing: self.bounded.clone(),
             aggregates,
             campaigns: self.bounded.clone(),
-            imports: self.bounded.clone(),
+            imports: Arc::new(CountableImports(self.bounded.clone(), self.reconciler.clone())),
             modes: self.bounded.clone(),
             keys: self.keys.clone(),
             limits: self.limits.clone(),

@@ -15,6 +15,7 @@ use futures::StreamExt;
 
 use super::batch::Format;
 use crate::config::ApiConfig;
+use crate::edge::body_error;
 use crate::error::{Error, Result};
 
 /// Largest back-reference window of zstd accepted: 8 MiB, which RFC 8878 asks every decoder to support.
@@ -77,7 +78,7 @@ async fn gather(mut payload: web::Payload, limit: usize) -> Result<Bytes> {
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Error::bad_request(format!("the body broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| body_error(&error))?;
         let gathered = first.as_ref().map_or(0, Bytes::len) + rest.len();
         if gathered + chunk.len() > limit {
             return Err(too_large(limit));

@@ -18,7 +18,7 @@ use twice_api::ports::{
     Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent,
     ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport, StreamStatus,
 };
-use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, PseudonymKeys, RateLimits};
+use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, Listeners, PseudonymKeys, RateLimits};
 use twice_log::archive::{Archive, RunOutcome};
 use twice_log::event::record;
 use twice_log::fail::FailPoints;
@@ -66,6 +66,15 @@ impl ReconcileControl for Parts {
             change: BillChange::default(),
         };
         Ok(stream::iter([step, done]).boxed())
+    }
+
+    async fn retain(
+        &self,
+        hour: Option<Hour>,
+        dry_run: bool,
+    ) -> Result<Box<serde_json::value::RawValue>, PortError> {
+        let report = serde_json::json!({ "dry_run": dry_run, "hour": hour, "deleted": [], "kept": [] });
+        Ok(serde_json::value::to_raw_value(&report).expect("JSON"))
     }
 }
 
@@ -220,7 +229,7 @@ impl Server {
         Self::start_as(Access::Keyed, config, |_| {}).await
     }
 
-    async fn start_as(access: Access, config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
+    pub async fn start_as(access: Access, config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(SetClock(AtomicI64::new(time("2025-01-15T12:30:00Z").epoch_ms())));
         let log_config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
@@ -267,8 +276,9 @@ impl Server {
         let keys = deps.keys.clone();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("address"));
+        let listeners = Listeners { public: listener, local: None };
         let config = ApiConfig { workers: 1, ..config };
-        let (server, handle) = twice_api::serve(deps, listener, config).expect("serves");
+        let (server, handle) = twice_api::serve(deps, listeners, config).expect("serves");
         actix_web::rt::spawn(server);
         Self { url, client: Client::new(), clock, log, store, windows, archive, keys, handle, folder }
     }
@@ -280,6 +290,10 @@ impl Server {
 
     pub fn set_clock(&self, now: &str) {
         self.clock.0.store(time(now).epoch_ms(), Ordering::SeqCst);
+    }
+
+    pub fn advance_clock(&self, ms: i64) {
+        self.clock.0.fetch_add(ms, Ordering::SeqCst);
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

@@ -19,6 +19,7 @@ use crate::disk::DiskConfig;
 use crate::listen::{ListenConfig, raise_file_limit};
 use crate::log::LogConfig;
 use crate::node::{Node, NodeConfig};
+use crate::privacy::PrivacyConfig;
 use crate::stores::StoresConfig;
 use crate::telemetry::{self, LogFormat};
 use crate::trim::TrimConfig;
@@ -82,6 +83,8 @@ pub struct Up {
     s3: S3Config,
     #[command(flatten, next_help_heading = "Reconciler")]
     reconciler: ReconcilerConfig,
+    #[command(flatten, next_help_heading = "Privacy")]
+    privacy: PrivacyConfig,
     #[command(flatten, next_help_heading = "Replay")]
     replay: ReplayConfig,
     #[command(flatten, next_help_heading = "HTTP")]
@@ -147,6 +150,7 @@ pub fn run(arguments: Up) -> Result<Outcome> {
         archiver: arguments.archiver,
         s3: arguments.s3,
         reconciler,
+        privacy: arguments.privacy,
         replay: arguments.replay,
         api: arguments.api,
         windows_cache_bytes: arguments.windows_cache_bytes,
