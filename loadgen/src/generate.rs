@@ -17,7 +17,9 @@ use twice_log::Clock;
 use crate::cli::{Ended, GenerateArgs};
 use crate::console::{print, tell};
 use crate::ledger::{ClickColumns, ClickIdForm, LedgerWriter, Settled, click_fields, make_room, write_rates};
-use crate::stream::{ClickStream, Content, StreamSettings, Texts, Timing, campaign_rates, write_line};
+use crate::stream::{
+    ClickStream, Content, Profile, StreamSettings, Texts, Timing, campaign_rates, write_line,
+};
 
 const ROWS_A_GROUP: usize = 131_072;
 const ROWS_A_LEDGER_CHUNK: usize = 8_192;
@@ -35,6 +37,9 @@ struct End {
 /// # Errors
 /// If a file is in the way or cannot be written.
 pub fn run(args: &GenerateArgs, clock: &dyn Clock) -> Result<Ended> {
+    if args.stream.profile == Profile::Malformed {
+        bail!("a file to import holds no bad clicks; --profile malformed goes with `run`");
+    }
     let settings = StreamSettings::from_args(&args.stream, args.clicks, Timing::Written, clock)?;
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; give --out another name, or add --overwrite", args.out.display());

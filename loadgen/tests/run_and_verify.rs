@@ -131,7 +131,7 @@ fn through_every_trouble_nothing_is_lost_and_the_bill_still_agrees() {
         lost_every: 13,
         busy_every: 17,
         half_every: 7,
-        reject_every: 0,
+        ..Trouble::default()
     };
     let node = FakeNode::start(trouble);
     succeed(&loadgen(&run_line(&node, ""), &ledger));

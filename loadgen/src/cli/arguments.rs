@@ -6,6 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::units::{EventStart, Share, parse_duration, parse_event_start, parse_share};
+use crate::ledger::Worker;
+use crate::run::BodyForm;
+use crate::stream::Profile;
 
 /// Where the node is and how to reach it.
 #[derive(Debug, Clone, Args)]
@@ -43,6 +46,11 @@ pub struct StreamArgs {
     /// into the same data is all duplicates, so give it another seed.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+    /// What kind of load it is.
+    ///
+    /// Seeded like everything else: the same flags give the same clicks, at the same moments.
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: Profile,
     /// Number of campaigns.
     #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub campaigns: u32,
@@ -113,7 +121,7 @@ pub struct RunArgs {
     pub server: ServerArgs,
     #[command(flatten)]
     pub stream: StreamArgs,
-    /// Clicks a second, duplicates and conflicts included.
+    /// Clicks a second, duplicates and conflicts included; of `--profile spike` before and after the spike.
     #[arg(long, value_name = "CLICKS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: u64,
     /// How long to send.
@@ -122,6 +130,11 @@ pub struct RunArgs {
     /// Clicks a request.
     #[arg(long, value_name = "CLICKS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch: u32,
+    /// How the clicks of a request are written.
+    ///
+    /// The bill does not depend on it, so the same ledger verifies them all.
+    #[arg(long, value_enum, default_value_t)]
+    pub body: BodyForm,
     /// Connections to the node.
     ///
     /// Each has one request in flight. Too few make a slow node look slower than it is; latency counts from the moment a
@@ -131,8 +144,16 @@ pub struct RunArgs {
     /// File to write the ledger to.
     ///
     /// Parquet, one row a copy; the rates go beside it as FILE.rates.json. Without it nothing can be verified later.
+    /// With --worker it is the folder that all workers share.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Which of several processes this is, such as 1/4.
+    ///
+    /// Each sends its part of one stream, all together at --rate, and writes its own file into the folder --ledger. Start
+    /// every worker with the same flags but this; one that was killed goes on where it was when it is started again.
+    /// `verify --ledger FOLDER` reads them all.
+    #[arg(long, value_name = "NUMBER/COUNT")]
+    pub worker: Option<Worker>,
     /// Replace an existing ledger.
     #[arg(long)]
     pub overwrite: bool,

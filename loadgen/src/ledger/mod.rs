@@ -10,10 +10,12 @@
 mod columns;
 mod parts;
 mod read;
+mod shared;
 mod write;
 
 pub use columns::{ClickColumns, ClickIdForm, click_fields};
 pub use read::{LedgerFile, LedgerRow, RowSink, read_rates, read_rows};
+pub use shared::{ATTEMPTS_ANY, Earlier, Worker, forget_sent, join_shared, note_sent_below, read_earlier};
 pub use write::{LedgerWriter, Settled, make_room, rates_path, write_rates};
 
 #[cfg(test)]

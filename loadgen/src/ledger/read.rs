@@ -10,7 +10,8 @@ use arrow::array::{
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMillisecondType};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::parts::list_parts;
+use super::parts::{list_parts, part_path};
+use super::shared::{find_shared, rates_beside};
 use super::write::rates_path;
 use crate::stream::CampaignRate;
 
@@ -28,6 +29,8 @@ pub struct LedgerRow<'a> {
     pub acknowledged: bool,
     pub attempts_unknown: u32,
     pub rejected: Option<&'a str>,
+    /// The fraud verdict sent on the click, `givt` or `sivt`.
+    pub verdict: Option<&'a str>,
 }
 
 /// Takes rows as they are read.
@@ -45,6 +48,8 @@ pub trait RowSink {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerFile {
     pub files: Vec<PathBuf>,
+    /// Those of `files` that a run which died may have left without an end.
+    pub open: Vec<PathBuf>,
     /// `false`: the run died before its end. Rows of its last seconds, and of what was in flight, are missing.
     pub whole: bool,
 }
@@ -55,14 +60,23 @@ impl LedgerFile {
     /// # Errors
     /// If there is neither.
     pub fn find(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return find_shared(path);
+        }
         if path.exists() {
-            return Ok(Self { files: vec![path.to_path_buf()], whole: true });
+            return Ok(Self { files: vec![path.to_path_buf()], open: Vec::new(), whole: true });
         }
         let parts = list_parts(path)?;
         if parts.is_empty() {
             bail!("there is no ledger {}; write one with `twice-loadgen run --ledger`", path.display());
         }
-        Ok(Self { files: parts, whole: false })
+        for (number, part) in parts.iter().enumerate() {
+            if *part != part_path(path, number) {
+                bail!("part {number} of {} is missing", path.display());
+            }
+        }
+        let open = parts.last().cloned().into_iter().collect();
+        Ok(Self { files: parts, open, whole: false })
     }
 }
 
@@ -71,7 +85,7 @@ impl LedgerFile {
 /// # Errors
 /// If the file is missing or not readable.
 pub fn read_rates(ledger: &Path) -> Result<Vec<CampaignRate>> {
-    let path = rates_path(ledger);
+    let path = rates_path(&rates_beside(ledger));
     let text = std::fs::read(&path)
         .with_context(|| format!("read {}; keep it beside the ledger it belongs to", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no rates file", path.display()))
@@ -81,21 +95,22 @@ pub fn read_rates(ledger: &Path) -> Result<Vec<CampaignRate>> {
 ///
 /// # Errors
 /// If a file is damaged, or the sink refuses a row. The last part of a run that died may be cut off: it is passed over.
-pub fn read_rows(ledger: &LedgerFile, sink: &mut impl RowSink) -> Result<()> {
+/// Returns the files that were read.
+pub fn read_rows(ledger: &LedgerFile, sink: &mut impl RowSink) -> Result<Vec<PathBuf>> {
     let mut readers = Vec::new();
     let mut rows = 0;
-    for (nth, path) in ledger.files.iter().enumerate() {
-        let last_of_parts = !ledger.whole && nth + 1 == ledger.files.len();
+    for path in &ledger.files {
         match open(path) {
             Ok((count, reader)) => {
                 rows += count;
                 readers.push((path, reader));
             }
-            Err(_) if last_of_parts => {} // it was open when the run died
+            Err(_) if ledger.open.contains(path) => {} // it was open when the run died
             Err(error) => return Err(error),
         }
     }
     sink.expect(rows);
+    let mut read = Vec::with_capacity(readers.len());
     for (path, reader) in readers {
         for batch in reader {
             let batch = batch.with_context(|| format!("read {}", path.display()))?;
@@ -104,8 +119,9 @@ pub fn read_rows(ledger: &LedgerFile, sink: &mut impl RowSink) -> Result<()> {
                 sink.take(&columns.row(index))?;
             }
         }
+        read.push(path.clone());
     }
-    Ok(())
+    Ok(read)
 }
 
 fn open(path: &Path) -> Result<(usize, ParquetRecordBatchReader)> {
@@ -129,6 +145,8 @@ struct Columns<'a> {
     acknowledged: &'a BooleanArray,
     attempts_unknown: &'a PrimitiveArray<Int32Type>,
     rejected: &'a StringArray,
+    /// Not in ledgers of before there were verdicts.
+    verdict: Option<&'a StringArray>,
 }
 
 impl<'a> Columns<'a> {
@@ -156,6 +174,7 @@ impl<'a> Columns<'a> {
                 .as_primitive_opt()
                 .with_context(|| wrong("attempts_unknown"))?,
             rejected: text("rejected")?,
+            verdict: batch.column_by_name("verdict").and_then(|column| column.as_string_opt()),
         })
     }
 
@@ -174,6 +193,10 @@ impl<'a> Columns<'a> {
             acknowledged: self.acknowledged.value(index),
             attempts_unknown: self.attempts_unknown.value(index).unsigned_abs(),
             rejected: self.rejected.is_valid(index).then(|| self.rejected.value(index)),
+            verdict: self
+                .verdict
+                .filter(|verdicts| verdicts.is_valid(index))
+                .map(|verdicts| verdicts.value(index)),
         }
     }
 }

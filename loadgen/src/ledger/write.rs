@@ -15,7 +15,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::columns::{ClickColumns, ClickIdForm, click_fields};
 use super::parts::{join_parts, list_parts, part_path};
-use crate::stream::{CampaignRate, ClickStream, Texts};
+use crate::stream::{CampaignRate, ClickStream, Ruling, Texts};
 
 const ROWS_A_GROUP: usize = 131_072;
 /// A part is closed this often: at most so much is lost if this process dies.
@@ -42,6 +42,7 @@ pub(super) fn ledger_schema() -> SchemaRef {
         Field::new("acknowledged", DataType::Boolean, false),
         Field::new("attempts_unknown", DataType::Int32, false),
         Field::new("rejected", DataType::Utf8, true),
+        Field::new("verdict", DataType::Utf8, true),
     ]);
     Arc::new(Schema::new(fields))
 }
@@ -94,6 +95,8 @@ pub struct LedgerWriter {
     stream: Arc<ClickStream>,
     schema: SchemaRef,
     rows: Columns,
+    /// Verdicts are sent on the clicks that are ruled on.
+    with_verdicts: bool,
     part: Option<OpenPart>,
     parts: Vec<PathBuf>,
 }
@@ -112,6 +115,7 @@ struct Columns {
     acknowledged: BooleanBuilder,
     attempts_unknown: Int32Builder,
     rejected: StringBuilder,
+    verdict: StringBuilder,
 }
 
 impl LedgerWriter {
@@ -120,6 +124,14 @@ impl LedgerWriter {
     /// # Errors
     /// If its first part cannot be created.
     pub fn new(path: &Path, stream: Arc<ClickStream>) -> Result<Self> {
+        Self::after(path, stream, Vec::new())
+    }
+
+    /// Goes on with a ledger of which an earlier run left `parts`.
+    ///
+    /// # Errors
+    /// If the next part cannot be created.
+    pub fn after(path: &Path, stream: Arc<ClickStream>, parts: Vec<PathBuf>) -> Result<Self> {
         let texts = Texts::new(stream.settings());
         let rows = Columns {
             click: ClickColumns::new(texts, ClickIdForm::Bytes),
@@ -128,17 +140,25 @@ impl LedgerWriter {
             acknowledged: BooleanBuilder::new(),
             attempts_unknown: Int32Builder::new(),
             rejected: StringBuilder::new(),
+            verdict: StringBuilder::new(),
         };
         let mut writer = Self {
             path: path.to_path_buf(),
             stream,
             schema: ledger_schema(),
             rows,
+            with_verdicts: false,
             part: None,
-            parts: Vec::new(),
+            parts,
         };
         writer.open_part()?; // a folder that does not exist shows now, not after the run
         Ok(writer)
+    }
+
+    /// Writes down with each copy the verdict that the run sends on its click.
+    #[must_use]
+    pub fn with_verdicts(self) -> Self {
+        Self { with_verdicts: true, ..self }
     }
 
     /// Appends rows.
@@ -154,6 +174,8 @@ impl LedgerWriter {
             self.rows.acknowledged.append_value(row.acknowledged);
             self.rows.attempts_unknown.append_value(i32::try_from(row.attempts_unknown).unwrap_or(i32::MAX));
             self.rows.rejected.append_option(row.rejected.as_deref());
+            let ruling = if self.with_verdicts { self.stream.ruling(copy.original) } else { None };
+            self.rows.verdict.append_option(ruling.map(Ruling::name));
         }
         if self.rows.click.rows() >= ROWS_A_GROUP {
             self.write_group()?;
@@ -224,6 +246,7 @@ impl LedgerWriter {
         columns.push(Arc::new(self.rows.acknowledged.finish()));
         columns.push(Arc::new(self.rows.attempts_unknown.finish()));
         columns.push(Arc::new(self.rows.rejected.finish()));
+        columns.push(Arc::new(self.rows.verdict.finish()));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         if let Some(part) = &mut self.part {
             part.writer.write(&batch)?;
@@ -232,7 +255,11 @@ impl LedgerWriter {
         Ok(())
     }
 
-    pub(super) fn close_part(&mut self) -> Result<()> {
+    /// Closes the open part; what was appended so far outlives this process.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn close_part(&mut self) -> Result<()> {
         self.write_group()?;
         match &self.part {
             Some(part) if part.writer.flushed_row_groups().is_empty() => {

@@ -5,8 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::ledger::Settled;
-use crate::stream::{ClickStream, Texts, write_line};
+use crate::ledger::{ATTEMPTS_ANY, Settled};
 
 /// A copy that is not settled yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +19,11 @@ impl Pending {
     /// A copy never sent.
     pub fn new(sequence: u64) -> Self {
         Self { sequence, attempts_unknown: 0 }
+    }
+
+    /// A copy that an earlier life of this process may have sent.
+    pub fn perhaps_sent(sequence: u64) -> Self {
+        Self { sequence, attempts_unknown: ATTEMPTS_ANY }
     }
 
     fn settled(self, acknowledged: bool, rejected: Option<String>) -> Settled {
@@ -43,20 +47,8 @@ pub struct Batch {
     /// When the schedule wants it out; latency counts from here.
     pub due: Instant,
     pub copies: Vec<Pending>,
-    /// The copies as NDJSON, in order.
+    /// The copies in the form asked for, in order.
     pub body: bytes::Bytes,
-}
-
-/// Formats copies as the body of a request.
-pub(super) fn format_body(
-    stream: &ClickStream,
-    texts: &Texts,
-    sequences: impl Iterator<Item = u64>,
-    body: &mut Vec<u8>,
-) {
-    for sequence in sequences {
-        write_line(body, texts, &stream.copy(sequence).content);
-    }
 }
 
 /// The answer to `POST /v1/clicks`; other fields are of no interest here.

@@ -9,14 +9,18 @@ use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::batch::{Answer, Batch, Pending, format_body, settle};
+use super::batch::{Answer, Batch, Pending, settle};
 use crate::cli::ServerArgs;
 use crate::ledger::Settled;
 use crate::server::{Server, advice, backoff, describe, excerpt, never_sent};
-use crate::stream::Texts;
+use crate::stream::{Profile, Texts, refusal_due};
 
 /// Longest wait a node's `Retry-After` is followed for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// How long a client of `retry-storm` waits for an answer before it sends again.
+const STORM_TIMEOUT: Duration = Duration::from_millis(250);
+/// Its wait between two sends: as good as none, but not none, so that a refused connection does not fill a core.
+const STORM_WAIT: Duration = Duration::from_millis(1);
 
 /// What one send of a batch came to.
 #[derive(Debug)]
@@ -38,6 +42,9 @@ pub(super) struct Deliverer {
     args: ServerArgs,
     shared: Arc<Shared>,
     texts: Texts,
+    /// Sends again at once, whatever the node asks.
+    storm: bool,
+    timeout: Duration,
     settled: mpsc::Sender<Vec<Settled>>,
 }
 
@@ -49,7 +56,9 @@ impl Deliverer {
         settled: mpsc::Sender<Vec<Settled>>,
     ) -> Self {
         let texts = Texts::new(shared.stream.settings());
-        Self { server, args, shared, texts, settled }
+        let storm = shared.stream.settings().profile == Profile::RetryStorm;
+        let timeout = if storm { args.timeout.min(STORM_TIMEOUT) } else { args.timeout };
+        Self { server, args, shared, texts, storm, timeout, settled }
     }
 
     /// Sends `batch` until every copy is settled; what a stopped run leaves is given up.
@@ -105,7 +114,8 @@ impl Deliverer {
             }
             counters.note_problem(&problem);
             counters.retries.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(wait.unwrap_or_else(|| backoff(attempt))).await;
+            let wait = if self.storm { STORM_WAIT } else { wait.unwrap_or_else(|| backoff(attempt)) };
+            tokio::time::sleep(wait).await;
             attempt += 1;
         }
     }
@@ -114,8 +124,8 @@ impl Deliverer {
         let request = self
             .server
             .request(Method::POST, "/v1/clicks")
-            .header("content-type", "application/x-ndjson")
-            .timeout(self.args.timeout)
+            .header("content-type", self.shared.form.content_type())
+            .timeout(self.timeout)
             .body(batch.body.clone());
         let answer = match request.send().await {
             Ok(answer) => answer,
@@ -125,6 +135,9 @@ impl Deliverer {
             Err(error) => return Sent::Unknown { problem: describe(error) },
         };
         let status = answer.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.shared.counters.limited.fetch_add(1, Ordering::Relaxed);
+        }
         let wait = retry_after(answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()));
         let body = match answer.bytes().await {
             Ok(body) => body,
@@ -141,12 +154,28 @@ impl Deliverer {
         let settled = rows.len();
         self.settle(rows, false).await;
         if settled > 0 && !batch.copies.is_empty() {
-            let mut body = Vec::with_capacity(batch.copies.len() * 200);
             let again = batch.copies.iter().map(|copy| copy.sequence);
-            format_body(&self.shared.stream, &self.texts, again, &mut body);
-            batch.body = bytes::Bytes::from(body);
+            batch.body = self.shared.form.write(&self.shared.stream, &self.texts, again)?;
         }
         Ok(settled)
+    }
+
+    /// Counts a refusal as due, where the copy is bad and the code is its fault's, or as one that should not be.
+    fn count_refusal(&self, row: &Settled) {
+        let counters = &self.shared.counters;
+        let kind = self.shared.stream.copy(row.sequence).kind;
+        match (refusal_due(kind.name()), row.rejected.as_deref()) {
+            (None, None) => {}
+            (None, Some(_)) => _ = counters.rejected.fetch_add(1, Ordering::Relaxed),
+            (Some(due), Some(code)) if due == code => {
+                _ = counters.refused_as_due.fetch_add(1, Ordering::Relaxed)
+            }
+            (Some(due), got) => {
+                let got = got.unwrap_or("accepted");
+                counters.note_problem(&format!("a bad click was {got} instead of {due}"));
+                counters.wrong_refusals.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     async fn settle(&self, rows: Vec<Settled>, given_up: bool) {
@@ -157,8 +186,9 @@ impl Deliverer {
         if given_up {
             counters.given_up.fetch_add(rows.len() as u64, Ordering::Relaxed);
         }
-        let rejected = rows.iter().filter(|row| row.rejected.is_some()).count();
-        counters.rejected.fetch_add(rejected as u64, Ordering::Relaxed);
+        for row in &rows {
+            self.count_refusal(row);
+        }
         // First the gate: what waits for these may go as soon as they are acknowledged, ledger or not.
         self.shared.gate.settle(rows.iter().map(|row| row.sequence), given_up);
         // The ledger's thread ends early only after it stopped the run; its error is the run's.
@@ -168,7 +198,7 @@ impl Deliverer {
 
 fn count_unknown(copies: &mut [Pending]) {
     for copy in copies {
-        copy.attempts_unknown += 1;
+        copy.attempts_unknown = copy.attempts_unknown.saturating_add(1);
     }
 }
 
@@ -216,9 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_followed_up_to_five_seconds() {
+    fn retry_after_is_followed_up_to_a_minute() {
         assert_eq!(retry_after(Some("2")), Some(Duration::from_secs(2)));
-        assert_eq!(retry_after(Some("600")), Some(Duration::from_secs(5)));
+        assert_eq!(retry_after(Some("600")), Some(Duration::from_secs(60)));
         assert_eq!(retry_after(Some("Wed, 21 Oct 2026 07:28:00 GMT")), None);
         assert_eq!(retry_after(None), None);
     }

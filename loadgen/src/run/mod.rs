@@ -1,19 +1,23 @@
 //! `run`: sends the stream on a fixed schedule and writes down what became of every copy.
 //!
-//! Guarantee: no coordinated omission. The schedule is `start + number / rate`; latency counts from there, whatever
+//! Guarantee: no coordinated omission. The schedule is `start + moment of the number`; latency counts from there, whatever
 //! the node does. No copy is reported acknowledged that the node did not accept; none is forgotten that it may have.
 //! Flow: a thread plans batches, formats them and releases each when due -> one task a connection delivers a batch,
 //! again and again until every copy is settled -> a thread writes the ledger.
 //! Memory is bounded: a node that does not answer stops the planning after some batches, not the schedule.
 
 mod batch;
+mod body;
 mod deliver;
+mod extras;
 mod gate;
 mod planner;
 mod report;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
@@ -22,17 +26,20 @@ use twice_log::event::json::AgeLimits;
 use twice_log::{Clock, UtcMillis};
 
 pub use batch::{Answer, Batch, Pending, Refusal, settle};
+pub use body::BodyForm;
 use deliver::Deliverer;
 use gate::Gate;
 use planner::Planner;
 use report::{Counters, Report};
 
 use crate::campaigns::put_rates;
-use crate::cli::{Ended, RunArgs};
+use crate::cli::{Ended, EventStart, RunArgs};
 use crate::console::tell;
-use crate::ledger::{LedgerWriter, Settled, make_room, write_rates};
+use crate::ledger::{
+    Earlier, LedgerWriter, Settled, Worker, forget_sent, join_shared, make_room, read_earlier, write_rates,
+};
 use crate::server::Server;
-use crate::stream::{ClickStream, StreamSettings, Timing, campaign_rates};
+use crate::stream::{ClickStream, Pace, Profile, StreamSettings, Timing, campaign_rates};
 
 /// Formatted batches that wait for a connection at most.
 const BATCHES_WAITING_MAX: usize = 64;
@@ -57,9 +64,23 @@ struct End {
 #[derive(Debug)]
 struct Shared {
     stream: Arc<ClickStream>,
+    pace: Pace,
+    form: BodyForm,
+    /// Which of several processes this is, and the file it writes.
+    worker: Option<Worker>,
+    worker_file: Option<PathBuf>,
+    /// What an earlier life of this process left.
+    earlier: Earlier,
     gate: Gate,
     counters: Counters,
     started: Instant,
+}
+
+impl Shared {
+    /// Returns whether this process sends the click that begins with copy `original`.
+    fn has(&self, original: u64) -> bool {
+        self.worker.is_none_or(|worker| worker.has(original))
+    }
 }
 
 /// Runs `run`.
@@ -67,37 +88,49 @@ struct Shared {
 /// # Errors
 /// If nothing could be sent at all: a bad flag, a ledger in the way, a node that is not there or refuses.
 pub fn run(args: &RunArgs, clock: &dyn Clock) -> Result<Ended> {
-    let copies = (u128::from(args.rate) * args.duration.as_millis() / 1_000).min(u128::from(u64::MAX)) as u64;
+    let pace = Pace::of(args.stream.profile, args.duration);
+    let copies = pace.copies(args.rate);
     let settings = StreamSettings::from_args(&args.stream, copies, Timing::Sent(args.duration), clock)?;
+    let (settings, file, earlier) = prepare_ledger(args, settings)?; // before anything is sent
     check_age(&settings, clock)?;
     let rates = campaign_rates(&settings);
     let stream = Arc::new(ClickStream::new(settings));
-    if let Some(path) = &args.ledger {
-        make_room(path, args.overwrite)?; // before anything is sent
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let server = Server::new(&args.server, args.connections as usize)?;
     if !args.no_campaigns {
         runtime.block_on(put_rates(&server, &args.server, &rates))?;
     }
-    let ledger = match &args.ledger {
+    let ledger = match &file {
         Some(path) => {
             write_rates(path, &rates)?;
-            Some(LedgerWriter::new(path, Arc::clone(&stream))?)
+            let ledger = LedgerWriter::after(path, Arc::clone(&stream), earlier.parts.clone())?;
+            Some(ledger.with_verdicts())
         }
         None => None,
     };
     let started_at = clock.now();
     let shared = Arc::new(Shared {
         stream,
+        pace,
+        form: args.body,
+        worker: args.worker,
+        worker_file: file.filter(|_| args.worker.is_some()),
+        earlier,
         gate: Gate::default(),
         counters: Counters::default(),
         started: Instant::now(),
     });
-    let ledger = runtime.block_on(send_all(args, &server, &shared, ledger))?;
+    let mut ledger = runtime.block_on(send_all(args, &server, &shared, ledger))?;
+    if let Some(ledger) = &mut ledger {
+        ledger.close_part()?; // whatever becomes of the verdicts, the clicks are written down
+    }
+    let stopped = shared.gate.stop_reason();
+    if stopped.is_none() {
+        let sending = extras::send_verdicts(&server, &args.server, &shared, args.worker);
+        shared.counters.verdicts.fetch_add(runtime.block_on(sending)?, Ordering::Relaxed);
+    }
     let report = Report::of(&shared);
     report.print();
-    let stopped = shared.gate.stop_reason();
     if let Some(ledger) = ledger {
         let end = End {
             started_at,
@@ -109,16 +142,58 @@ pub fn run(args: &RunArgs, clock: &dyn Clock) -> Result<Ended> {
             given_up: report.given_up,
             stopped: stopped.clone(),
         };
-        ledger.finish(&end)?;
+        // Clicks ruled on by verdicts that never went out are no click that the ledger may call invalid.
+        if stopped.is_none() || args.stream.profile != Profile::Bots {
+            ledger.finish(&end)?;
+        }
     }
+    ended(&shared, &report, stopped)
+}
+
+fn ended(shared: &Shared, report: &Report, stopped: Option<String>) -> Result<Ended> {
     match stopped {
-        Some(reason) if report.acknowledged == 0 => Err(anyhow!(reason)),
+        Some(reason) if report.acknowledged + shared.earlier.acknowledged == 0 => Err(anyhow!(reason)),
         Some(reason) => {
             tell(&format!("stopped early: {reason}"));
             Ok(Ended::Difference)
         }
-        None if report.rejected + report.given_up > 0 => Ok(Ended::Difference),
+        None if report.rejected + report.given_up + report.wrong_refusals + shared.earlier.wrong > 0 => {
+            Ok(Ended::Difference)
+        }
         None => Ok(Ended::Agreed),
+    }
+}
+
+/// Makes room for the ledger, or joins the one this worker shares. Returns the settings, the file to write, and what an
+/// earlier life of this worker left.
+fn prepare_ledger(
+    args: &RunArgs,
+    settings: StreamSettings,
+) -> Result<(StreamSettings, Option<PathBuf>, Earlier)> {
+    match (&args.ledger, args.worker) {
+        (None, None) => Ok((settings, None, Earlier::default())),
+        (None, Some(_)) => bail!("--worker shares a ledger with others; give --ledger its folder"),
+        (Some(path), None) => {
+            make_room(path, args.overwrite)?;
+            Ok((settings, Some(path.clone()), Earlier::default()))
+        }
+        (Some(folder), Some(worker)) => {
+            let times_open = matches!(args.stream.event_start, None | Some(EventStart::Live));
+            let settings = join_shared(folder, worker, settings, times_open)?;
+            let file = worker.file(folder);
+            if args.overwrite {
+                make_room(&file, true)?;
+                forget_sent(&file)?;
+            }
+            let earlier = read_earlier(&file)?;
+            if !earlier.settled.is_empty() || earlier.sent_below > 0 {
+                tell(&format!(
+                    "worker {worker} goes on: {} copies are settled already",
+                    earlier.settled.len()
+                ));
+            }
+            Ok((settings, Some(file), earlier))
+        }
     }
 }
 
@@ -178,6 +253,8 @@ async fn send_all(
     drop(settled);
     let progress = tokio::spawn(report::progress(Arc::clone(shared)));
     let interrupt = tokio::spawn(stop_on_signal(Arc::clone(shared)));
+    let bad_bodies =
+        tokio::spawn(extras::send_bad_bodies(server.clone(), args.server.timeout, Arc::clone(shared)));
     let mut broken = None;
     while let Some(joined) = connections.join_next().await {
         if let Err(error) = joined {
@@ -187,6 +264,7 @@ async fn send_all(
     }
     progress.abort();
     interrupt.abort();
+    bad_bodies.abort();
     drop(waiting); // a planner that still waits for room sees the end
     planning.join().map_err(|_| anyhow!("the planning thread failed"))?;
     let ledger = writer.join().map_err(|_| anyhow!("the ledger's thread failed"))??;
@@ -220,10 +298,4 @@ async fn stop_on_signal(shared: Arc<Shared>) {
             std::process::exit(2);
         }
     }
-}
-
-/// Returns when copy number `copies` of the plan is due.
-fn due_after(started: Instant, copies: u64, rate: u64) -> Instant {
-    let nanos = u128::from(copies) * 1_000_000_000 / u128::from(rate.max(1));
-    started + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }

@@ -19,6 +19,14 @@ pub(super) struct Counters {
     pub(super) rejected: AtomicU64,
     pub(super) given_up: AtomicU64,
     pub(super) retries: AtomicU64,
+    /// Answers 429.
+    pub(super) limited: AtomicU64,
+    /// Bad clicks refused with the code of their fault.
+    pub(super) refused_as_due: AtomicU64,
+    /// Bad clicks and bodies answered with anything else.
+    pub(super) wrong_refusals: AtomicU64,
+    pub(super) bad_bodies: AtomicU64,
+    pub(super) verdicts: AtomicU64,
     latencies: Mutex<Latencies>,
     problem: Mutex<Option<String>>,
 }
@@ -87,6 +95,10 @@ pub(super) async fn progress(shared: Arc<Shared>) {
         if rejected + retries > 0 {
             text.push_str(&format!("  rejected {rejected}  retries {retries}"));
         }
+        let limited = counters.limited.load(Ordering::Relaxed);
+        if limited > 0 {
+            text.push_str(&format!("  429s {limited}"));
+        }
         let problem = counters.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(problem) = problem {
             text.push_str(&format!("  ({problem})"));
@@ -103,7 +115,14 @@ pub(super) struct Report {
     pub(super) acknowledged: u64,
     pub(super) rejected: u64,
     pub(super) given_up: u64,
+    pub(super) wrong_refusals: u64,
     retries: u64,
+    limited: u64,
+    refused_as_due: u64,
+    bad_bodies: u64,
+    verdicts: u64,
+    /// Copies that an earlier life of this process settled.
+    earlier: u64,
     seconds: f64,
     latencies: Histogram<u64>,
 }
@@ -119,6 +138,12 @@ impl Report {
             rejected: counters.rejected.load(Ordering::Relaxed),
             given_up: counters.given_up.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
+            wrong_refusals: counters.wrong_refusals.load(Ordering::Relaxed),
+            limited: counters.limited.load(Ordering::Relaxed),
+            refused_as_due: counters.refused_as_due.load(Ordering::Relaxed),
+            bad_bodies: counters.bad_bodies.load(Ordering::Relaxed),
+            verdicts: counters.verdicts.load(Ordering::Relaxed),
+            earlier: shared.earlier.settled.len() as u64,
             seconds: shared.started.elapsed().as_secs_f64(),
             latencies: latencies.all.clone(),
         }
@@ -145,7 +170,18 @@ impl Report {
             ("rejected", self.rejected.to_string()),
             ("given up", self.given_up.to_string()),
         ];
-        rows.iter().map(|(name, value)| format!("{name:<16}{value:>14}\n")).collect()
+        // What most runs have nothing of is said only where there is some.
+        let special = [
+            ("429s", self.limited),
+            ("refused as due", self.refused_as_due),
+            ("bad bodies", self.bad_bodies),
+            ("wrong refusals", self.wrong_refusals),
+            ("verdicts", self.verdicts),
+            ("settled before", self.earlier),
+        ];
+        let special = special.into_iter().filter(|(_, count)| *count > 0);
+        let special = special.map(|(name, count)| (name, count.to_string()));
+        rows.into_iter().chain(special).map(|(name, value)| format!("{name:<16}{value:>14}\n")).collect()
     }
 }
 

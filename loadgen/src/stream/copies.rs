@@ -1,7 +1,12 @@
 //! Copy number n: its kind, the click it repeats, and what it says.
 
+use std::time::Duration;
+
 use twice_log::event::{HOUR_MS, MINUTE_MS};
 
+use super::profile::{
+    BAD_PERCENT, BOT_PERCENT, BOTS, BURST_COPIES, Fault, HOT_PERCENT, Pace, Profile, Ruling,
+};
 use super::random::{Draws, Zipf};
 use super::rates::{CampaignPlan, price_change_at};
 use super::settings::StreamSettings;
@@ -21,6 +26,9 @@ const MOVED_BACK_MS: u64 = 70 * 60_000;
 const LANE_KIND: u64 = 1;
 const LANE_CONTENT: u64 = 2;
 const LANE_REPEAT: u64 = 3;
+// 4 is that of rates.
+const LANE_PROFILE: u64 = 5;
+const LANE_RULING: u64 = 6;
 
 /// What a copy is to the click it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,10 +43,12 @@ pub enum Kind {
     Conflict,
     /// The same identity with another event time.
     Moved,
+    /// A click that the node must refuse.
+    Bad(Fault),
 }
 
 impl Kind {
-    /// Every kind.
+    /// Every kind of good copy.
     pub const ALL: [Kind; 5] = [Kind::Original, Kind::Late, Kind::Duplicate, Kind::Conflict, Kind::Moved];
 
     /// Returns the name as it stands in ledgers.
@@ -49,6 +59,7 @@ impl Kind {
             Kind::Duplicate => "duplicate",
             Kind::Conflict => "conflict",
             Kind::Moved => "moved",
+            Kind::Bad(fault) => fault.kind(),
         }
     }
 
@@ -93,6 +104,8 @@ pub struct ClickStream {
     plan: CampaignPlan,
     price_change_ms: i64,
     late_behind_ms: i64,
+    /// Of a run whose event times are the wall clock's: they pass as the run does.
+    pace: Pace,
 }
 
 impl ClickStream {
@@ -105,6 +118,10 @@ impl ClickStream {
             plan: CampaignPlan::new(&settings),
             price_change_ms: price_change_at(&settings).epoch_ms(),
             late_behind_ms: LATE_BEHIND_MS + settings.disorder_ms + (50 * spacing_ms).max(10_000),
+            pace: Pace::of(
+                if settings.live { settings.profile } else { Profile::Steady },
+                Duration::from_millis(settings.event_span_ms.unsigned_abs()),
+            ),
             settings,
         }
     }
@@ -129,7 +146,50 @@ impl ClickStream {
                 Copy { sequence, kind: Kind::Duplicate, original, content: self.base(original).content }
             }
             Drawn::Differing => self.differing(sequence),
+            Drawn::Bad(fault) => Copy { kind: Kind::Bad(fault), ..self.base(sequence) },
         }
+    }
+
+    /// Returns what fraud detection says of the click that begins with copy `original`.
+    pub fn ruling(&self, original: u64) -> Option<Ruling> {
+        self.bot(original)?;
+        match Draws::new(self.settings.seed, LANE_RULING, original).below(10) {
+            0 => None, // not found out
+            1..=4 => Some(Ruling::Givt),
+            _ => Some(Ruling::Sivt),
+        }
+    }
+
+    /// Returns the draws of the burst that copy `sequence` is part of, if a bot sends it.
+    fn bot(&self, sequence: u64) -> Option<Draws> {
+        let mut draws = Draws::new(self.settings.seed, LANE_PROFILE, sequence / BURST_COPIES);
+        (self.settings.profile == Profile::Bots && draws.below(100) < BOT_PERCENT).then_some(draws)
+    }
+
+    fn fault(&self, sequence: u64) -> Option<Fault> {
+        if self.settings.profile != Profile::Malformed {
+            return None;
+        }
+        let mut draws = Draws::new(self.settings.seed, LANE_PROFILE, sequence);
+        let bad = draws.below(100) < BAD_PERCENT;
+        bad.then(|| Fault::ALL[draws.below(Fault::ALL.len() as u64) as usize])
+    }
+
+    /// Bends what was drawn for copy `sequence` to the profile.
+    fn bend(&self, sequence: u64, content: Content) -> Content {
+        if let Some(mut draws) = self.bot(sequence) {
+            // Numbers from the far end, which no person and no conflict has.
+            let user = Some(u32::MAX - draws.below(BOTS) as u32);
+            let campaign = self.zipf.pick(&mut draws);
+            let publisher = draws.below(u64::from(self.settings.publishers)) as u32;
+            return Content { user, campaign, publisher, ..content };
+        }
+        if self.settings.profile == Profile::HotCampaign {
+            let hot = Draws::new(self.settings.seed, LANE_PROFILE, sequence).below(100) < HOT_PERCENT;
+            let others = content.campaign.max(1).min(self.settings.campaigns - 1);
+            return Content { campaign: if hot { 0 } else { others }, ..content };
+        }
+        content
     }
 
     /// Returns the copies in order of number.
@@ -143,12 +203,14 @@ impl ClickStream {
         }
         let settings = &self.settings;
         let point = Draws::new(settings.seed, LANE_KIND, sequence).below(1_000_000) as u32;
-        let duplicates = settings.duplicates.parts_per_million;
+        let duplicates = settings.duplicates.parts_per_million + settings.profile.more_duplicates();
         let differing = duplicates + settings.conflicts.parts_per_million;
         if point < duplicates {
             Drawn::Duplicate
         } else if point < differing {
             Drawn::Differing
+        } else if let Some(fault) = self.fault(sequence) {
+            Drawn::Bad(fault)
         } else {
             Drawn::Base { late: point < differing + settings.late.parts_per_million }
         }
@@ -170,12 +232,17 @@ impl ClickStream {
         let kind = if late_time.is_some() { Kind::Late } else { Kind::Original };
         let event_time_ms = late_time.unwrap_or_else(|| self.ordinary_time(sequence, &mut draws));
         let content = Content { campaign, click_id, ad, user, publisher, event_time_ms };
+        let content = self.bend(sequence, content);
         Copy { sequence, kind, original: sequence, content }
     }
 
     /// Returns the newest event time of the stream when copy `sequence` is sent.
     fn time_at(&self, sequence: u64) -> i64 {
         let settings = &self.settings;
+        if settings.live && settings.profile == Profile::Spike {
+            let moment = self.pace.moment(sequence as f64 / settings.copies.max(1) as f64);
+            return settings.event_start.epoch_ms() + moment.as_millis() as i64;
+        }
         let passed =
             i128::from(settings.event_span_ms) * i128::from(sequence) / i128::from(settings.copies.max(1));
         settings.event_start.epoch_ms() + i64::try_from(passed).unwrap_or(settings.event_span_ms)
@@ -232,7 +299,7 @@ impl ClickStream {
             // Numbers beyond those that originals use: surely another payload.
             0 => Content { ad: content.ad + settings.ads, ..content },
             1 => Content { publisher: content.publisher + settings.publishers, ..content },
-            _ => Content { user: Some(content.user.unwrap_or(0) + settings.users), ..content },
+            _ => Content { user: Some(content.user.unwrap_or(0).wrapping_add(settings.users)), ..content },
         };
         Copy { sequence, kind: Kind::Conflict, original, content }
     }
@@ -251,6 +318,7 @@ enum Drawn {
     Base { late: bool },
     Duplicate,
     Differing,
+    Bad(Fault),
 }
 
 fn random_uuid(draws: &mut Draws) -> [u8; 16] {

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use twice_log::{Clock, UtcMillis};
 
+use super::profile::Profile;
 use crate::cli::{EventStart, Share, StreamArgs};
 
 /// Longest campaign prefix: with a number of seven digits the id stays well below 64 bytes.
@@ -34,6 +35,9 @@ pub struct StreamSettings {
     pub disorder_ms: i64,
     /// Event times are the wall clock's of the run.
     pub live: bool,
+    /// `Steady` in ledgers of before there were profiles.
+    #[serde(default)]
+    pub profile: Profile,
 }
 
 /// How long a stream takes to send, where it is sent at all.
@@ -90,6 +94,7 @@ impl StreamSettings {
             event_span_ms,
             disorder_ms: millis(args.disorder),
             live,
+            profile: args.profile,
         };
         settings.check()?;
         Ok(settings)
@@ -107,8 +112,8 @@ impl StreamSettings {
             self.zipf.is_finite() && (0.0..=10.0).contains(&self.zipf),
             "--zipf must lie between 0 and 10; 1.05 is usual"
         );
-        let repeats =
-            u64::from(self.duplicates.parts_per_million) + u64::from(self.conflicts.parts_per_million);
+        let repeats = u64::from(self.duplicates.parts_per_million + self.profile.more_duplicates())
+            + u64::from(self.conflicts.parts_per_million);
         ensure!(
             repeats + u64::from(self.late.parts_per_million) <= 900_000,
             "--duplicates, --late and --conflicts together must leave at least 10% ordinary clicks"

@@ -139,8 +139,8 @@ impl Comparison<'_> {
         self.check(campaign, "gross", wanted.gross, row.gross);
         self.check(campaign, "duplicates", wanted.duplicates, row.duplicates);
         self.check(campaign, "conflicts", wanted.conflicts, row.conflicts);
-        self.check(campaign, "invalid_givt", Bounds::exactly(0), row.invalid_givt);
-        self.check(campaign, "invalid_sivt", Bounds::exactly(0), row.invalid_sivt);
+        self.check(campaign, "invalid_givt", wanted.invalid_givt, row.invalid_givt);
+        self.check(campaign, "invalid_sivt", wanted.invalid_sivt, row.invalid_sivt);
         self.check(campaign, "billable", wanted.billable, row.billable);
         self.check(campaign, "unpriced", wanted.unpriced, row.unpriced);
         match u64::try_from(row.amount_micros) {

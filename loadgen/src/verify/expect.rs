@@ -9,6 +9,7 @@ use twice_log::event::HOUR_MS;
 
 use super::prices::Prices;
 use crate::ledger::{LedgerRow, RowSink};
+use crate::stream::refusal_due;
 
 /// A count that is known only to lie between two numbers, both inclusive. `max` of `u64::MAX` is no bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct ExpectedRow {
     pub billable: Bounds,
     pub unpriced: Bounds,
     pub amount_micros: Bounds,
+    pub invalid_givt: Bounds,
+    pub invalid_sivt: Bounds,
     /// Billable clicks that were sent as late ones.
     pub late_sent: u64,
 }
@@ -81,8 +84,15 @@ struct Stored {
     campaign: u32,
     attempts_unknown: u16,
     acknowledged: bool,
-    late: bool,
+    traits: u8,
 }
+
+/// Bits of [`Stored::traits`]: one byte, so that a row stays at 48.
+const LATE: u8 = 1;
+const GIVT: u8 = 2;
+const SIVT: u8 = 4;
+/// Its run died: the verdict may not have been sent.
+const UNSURE: u8 = 8;
 
 impl Stored {
     fn hour(&self) -> i64 {
@@ -104,6 +114,17 @@ pub struct Gathered {
     rows: Vec<Stored>,
     campaigns: CampaignIndex,
     ledgers: u64,
+    /// The ledger being read has its end.
+    whole: bool,
+    wrong_refusals: Vec<WrongRefusal>,
+}
+
+/// A bad click that was not refused with the code of its fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongRefusal {
+    pub sequence: u64,
+    pub due: String,
+    pub got: String,
 }
 
 impl RowSink for Gathered {
@@ -112,6 +133,10 @@ impl RowSink for Gathered {
     }
 
     fn take(&mut self, row: &LedgerRow<'_>) -> Result<()> {
+        if let Some(due) = refusal_due(row.kind) {
+            self.take_bad(row, due);
+            return Ok(()); // refused, so no copy; one that was accepted shows as a row too many as well
+        }
         if !row.acknowledged && row.attempts_unknown == 0 {
             return Ok(()); // certainly not stored
         }
@@ -125,7 +150,7 @@ impl RowSink for Gathered {
             campaign: self.campaigns.number(row.campaign_id),
             attempts_unknown: u16::try_from(row.attempts_unknown).unwrap_or(u16::MAX),
             acknowledged: row.acknowledged,
-            late: row.kind == "late",
+            traits: self.traits(row),
         });
         Ok(())
     }
@@ -133,8 +158,32 @@ impl RowSink for Gathered {
 
 impl Gathered {
     /// Says that the rows that follow are of the next ledger, sent after those before.
-    pub fn begin_ledger(&mut self) {
+    pub fn begin_ledger(&mut self, whole: bool) {
         self.ledgers += 1;
+        self.whole = whole;
+    }
+
+    /// A bad click that is accepted has no other fault; one whose refusal was never heard of proves nothing.
+    fn take_bad(&mut self, row: &LedgerRow<'_>, due: &str) {
+        let got = match row.rejected {
+            Some(code) => code,
+            None if row.acknowledged => "accepted",
+            None => return,
+        };
+        if got != due {
+            let (due, got) = (due.to_owned(), got.to_owned());
+            self.wrong_refusals.push(WrongRefusal { sequence: row.sequence, due, got });
+        }
+    }
+
+    fn traits(&self, row: &LedgerRow<'_>) -> u8 {
+        let late = if row.kind == "late" { LATE } else { 0 };
+        let ruling = match row.verdict {
+            Some("givt") => GIVT,
+            Some("sivt") => SIVT,
+            _ => return late,
+        };
+        late | ruling | if self.whole { 0 } else { UNSURE }
     }
 
     /// Returns the numbers of campaigns.
@@ -169,7 +218,8 @@ impl Gathered {
                 }
             }
         }
-        Expected { hours, campaigns: self.campaigns, currencies, partial: false }
+        let wrong_refusals = self.wrong_refusals;
+        Expected { hours, campaigns: self.campaigns, currencies, wrong_refusals, partial: false }
     }
 }
 
@@ -191,6 +241,7 @@ fn add_identity(row: &mut ExpectedRow, identity: &[Stored], hour: i64, horizon_h
         row.conflicts.add(0, stored_max);
         row.billable.add(0, 1);
         row.unpriced.add(0, 1);
+        row.add_invalid(identity, 0, 1);
         let dearest = here().filter_map(|copy| prices.at(copy.campaign, copy.event_time_ms)).max();
         row.amount_micros.add(0, dearest.unwrap_or(0));
         return;
@@ -203,11 +254,30 @@ fn add_identity(row: &mut ExpectedRow, identity: &[Stored], hour: i64, horizon_h
         return;
     }
     row.duplicates.add(stored_min - 1, stored_max - 1); // the winner is one of them, and acknowledged
-    row.billable.add(1, 1);
-    row.late_sent += u64::from(winner.late);
+    let ruled = winner.traits & (GIVT | SIVT) != 0;
+    if ruled && winner.traits & UNSURE == 0 {
+        row.add_invalid(identity, 1, 1);
+        return;
+    }
+    let min = u64::from(!ruled);
+    row.add_invalid(identity, 0, 1);
+    row.billable.add(min, 1);
+    row.late_sent += u64::from(winner.traits & LATE != 0);
     match prices.at(winner.campaign, winner.event_time_ms) {
-        Some(price) => row.amount_micros.add(price, price),
-        None => row.unpriced.add(1, 1),
+        Some(price) => row.amount_micros.add(price * min, price),
+        None => row.unpriced.add(min, 1),
+    }
+}
+
+impl ExpectedRow {
+    /// Adds a click to the column its verdict puts it in, if it has one; every copy of a click has the same.
+    fn add_invalid(&mut self, identity: &[Stored], min: u64, max: u64) {
+        let traits = identity.first().map_or(0, |copy| copy.traits);
+        if traits & GIVT != 0 {
+            self.invalid_givt.add(min, max);
+        } else if traits & SIVT != 0 {
+            self.invalid_sivt.add(min, max);
+        }
     }
 }
 
@@ -217,11 +287,17 @@ pub struct Expected {
     hours: BTreeMap<i64, ExpectedRows>,
     campaigns: CampaignIndex,
     currencies: HashMap<(i64, u32), (String, bool)>,
+    wrong_refusals: Vec<WrongRefusal>,
     /// The ledgers do not know everything that was sent.
     partial: bool,
 }
 
 impl Expected {
+    /// Returns the bad clicks that were not refused with the code of their fault.
+    pub fn wrong_refusals(&self) -> &[WrongRefusal] {
+        &self.wrong_refusals
+    }
+
     /// Returns the hours that have rows, in order.
     pub fn hours(&self) -> impl Iterator<Item = Hour> + '_ {
         self.hours.keys().map(|hour| Hour::from_since_epoch(*hour))
@@ -280,6 +356,8 @@ impl Expected {
                 &mut row.billable,
                 &mut row.unpriced,
                 &mut row.amount_micros,
+                &mut row.invalid_givt,
+                &mut row.invalid_sivt,
             ] {
                 bounds.max = u64::MAX;
             }

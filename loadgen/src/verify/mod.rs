@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 use twice_log::Hour;
 
 pub use compare::{Difference, HourAnswer, HourTotals, Strictness, compare_hour};
-pub use expect::{Bounds, Expected, ExpectedRow, ExpectedRows, Gathered};
+pub use expect::{Bounds, Expected, ExpectedRow, ExpectedRows, Gathered, WrongRefusal};
 pub use fetch::{BillingRow, DivergenceRow};
 pub use prices::Prices;
 
@@ -58,7 +58,7 @@ pub fn expect_from_ledgers(args: &VerifyArgs) -> Result<Expected> {
                 path.display()
             ));
         }
-        gathered.begin_ledger();
+        gathered.begin_ledger(file.whole);
         read_rows(&file, &mut gathered)?;
         rates.extend(read_rates(path)?);
     }
@@ -91,6 +91,9 @@ async fn compare_all(args: &VerifyArgs, node: &Node, expected: &Expected) -> Res
             tell(&format!("{hour} is not billed; add --reconcile, or wait until it is closed"));
         }
         summary.add(*hour, compare_hour(*hour, expected, &answer, strictness));
+    }
+    for (wrong, hour) in expected.wrong_refusals().iter().zip(hours.iter().cycle()) {
+        summary.add_wrong_refusal(*hour, wrong);
     }
     if args.exclusive {
         for hour in node.billed_hours().await? {

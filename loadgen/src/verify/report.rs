@@ -6,6 +6,7 @@ use std::fmt::Write;
 use twice_log::Hour;
 
 use super::compare::{Difference, HourTotals};
+use super::expect::WrongRefusal;
 
 /// Differences listed; the rest is only counted.
 const LISTED_MAX: usize = 20;
@@ -30,7 +31,8 @@ const HEADINGS: [&str; 13] = [
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     hours: Vec<(Hour, HourTotals)>,
-    unknown_hours: Vec<Difference>,
+    /// Differences of no hour that the ledgers touch.
+    beyond: Vec<Difference>,
 }
 
 impl Summary {
@@ -42,7 +44,7 @@ impl Summary {
     /// Adds a billed hour that no ledger touches.
     pub(super) fn add_unknown_hour(&mut self, hour: Hour, rows: usize) {
         if rows > 0 {
-            self.unknown_hours.push(Difference {
+            self.beyond.push(Difference {
                 hour,
                 campaign_id: "(any)".to_owned(),
                 field: "rows",
@@ -52,13 +54,24 @@ impl Summary {
         }
     }
 
+    /// Adds a bad click that was not refused with the code of its fault; `hour` is where it is listed.
+    pub(super) fn add_wrong_refusal(&mut self, hour: Hour, wrong: &WrongRefusal) {
+        self.beyond.push(Difference {
+            hour,
+            campaign_id: format!("(copy {})", wrong.sequence),
+            field: "refusal",
+            expected: wrong.due.clone(),
+            got: wrong.got.clone(),
+        });
+    }
+
     /// Returns whether nothing differs.
     pub(super) fn agreed(&self) -> bool {
         self.differences().next().is_none()
     }
 
     fn differences(&self) -> impl Iterator<Item = &Difference> {
-        self.hours.iter().flat_map(|(_, totals)| &totals.differences).chain(&self.unknown_hours)
+        self.hours.iter().flat_map(|(_, totals)| &totals.differences).chain(&self.beyond)
     }
 
     /// Returns everything to print.

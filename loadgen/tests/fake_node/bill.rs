@@ -61,17 +61,22 @@ struct Row {
     billable: u64,
     unpriced: u64,
     amount_micros: i64,
+    invalid: HashMap<String, u64>,
 }
 
+/// Rulings by campaign and click.
+pub type Verdicts = HashMap<(String, String), String>;
+
 /// Returns the billing rows of `hour` over `copies` in log order.
-pub fn bill(hour: &str, copies: &[Copy], rates: &[Rate]) -> Vec<Value> {
+pub fn bill(hour: &str, copies: &[Copy], rates: &[Rate], verdicts: &Verdicts) -> Vec<Value> {
     let number = hour.parse::<twice_log::Hour>().expect("an hour").since_epoch();
     let mut identities: HashMap<(&str, &str), Vec<&Copy>> = HashMap::new();
     for copy in copies {
         identities.entry((&copy.campaign_id, &copy.click_id)).or_default().push(copy);
     }
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
-    for ((campaign_id, _), copies) in &identities {
+    for ((campaign_id, click_id), copies) in &identities {
+        let verdict = verdicts.get(&((*campaign_id).to_owned(), (*click_id).to_owned()));
         let related: Vec<&&Copy> = copies.iter().filter(|copy| (copy.hour() - number).abs() <= 1).collect();
         for (index, copy) in related.iter().enumerate() {
             if copy.hour() != number {
@@ -82,6 +87,10 @@ pub fn bill(hour: &str, copies: &[Copy], rates: &[Rate]) -> Vec<Value> {
             if index > 0 {
                 row.duplicates += 1;
                 row.conflicts += u64::from(copy.payload != related[0].payload);
+                continue;
+            }
+            if let Some(verdict) = verdict {
+                *row.invalid.entry(verdict.clone()).or_default() += 1;
                 continue;
             }
             row.billable += 1;
@@ -97,7 +106,8 @@ pub fn bill(hour: &str, copies: &[Copy], rates: &[Rate]) -> Vec<Value> {
         .map(|(campaign_id, row)| {
             json!({"campaign_id": campaign_id, "hour_bucket": format!("{hour}:00:00Z"), "path": "lambda", "version": 1,
                 "status": "reconciled", "gross": row.gross, "duplicates": row.duplicates, "conflicts": row.conflicts,
-                "invalid_givt": 0, "invalid_sivt": 0, "billable": row.billable, "unpriced": row.unpriced,
+                "invalid_givt": row.invalid.get("givt").unwrap_or(&0),
+                "invalid_sivt": row.invalid.get("sivt").unwrap_or(&0), "billable": row.billable, "unpriced": row.unpriced,
                 "amount_micros": row.amount_micros, "currency": currency(campaign_id), "digest": "", "run_id": "r"})
         })
         .collect()

@@ -8,6 +8,7 @@ pub struct Request {
     pub method: String,
     pub path: String,
     query: String,
+    pub content_type: String,
     pub body: Vec<u8>,
 }
 
@@ -34,6 +35,8 @@ pub fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let head = String::from_utf8_lossy(&bytes[..head_end]).to_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     let length: usize = length.unwrap_or(0);
+    let content_type = head.lines().find_map(|line| line.strip_prefix("content-type:"));
+    let content_type = content_type.unwrap_or_default().trim().to_owned();
     while bytes.len() < head_end + length {
         match stream.read(&mut chunk) {
             Ok(0) | Err(_) => return None,
@@ -45,7 +48,7 @@ pub fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let method = words.next()?.to_owned();
     let (path, query) = words.next().map(|target| target.split_once('?').unwrap_or((target, "")))?;
     let body = bytes[head_end..head_end + length].to_vec();
-    Some(Request { method, path: path.to_owned(), query: query.to_owned(), body })
+    Some(Request { method, path: path.to_owned(), query: query.to_owned(), content_type, body })
 }
 
 pub fn write_answer(stream: &mut TcpStream, status: u16, body: &[u8]) -> std::io::Result<()> {

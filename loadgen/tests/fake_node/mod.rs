@@ -3,6 +3,7 @@
 //! It can misbehave on purpose, as real nodes and networks do (`Trouble`) and as a wrong node would (`Lie`).
 
 mod bill;
+mod door;
 mod http;
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use bill::{Copy, Rate};
+use bill::{Copy, Rate, Verdicts};
+use door::read_clicks;
 use http::{Request, read_request, write_answer};
 
 /// What goes wrong on the way, every so many requests for clicks; 0 = never.
@@ -28,6 +30,10 @@ pub struct Trouble {
     pub half_every: u64,
     /// Rejects the last click of the batch.
     pub reject_every: u64,
+    /// Answers 429 with `Retry-After: 0`.
+    pub limited_every: u64,
+    /// Refuses bad clicks for another reason than theirs.
+    pub wrong_codes: bool,
 }
 
 /// What the answers get wrong.
@@ -50,6 +56,7 @@ struct State {
     lie: Mutex<Lie>,
     copies: Mutex<Vec<Copy>>,
     rates: Mutex<Vec<Rate>>,
+    verdicts: Mutex<Verdicts>,
     reconciled: Mutex<HashSet<String>>,
     requests: AtomicU64,
     /// The bill of an hour, while the number of copies stays.
@@ -72,6 +79,7 @@ impl FakeNode {
             lie: Mutex::new(Lie::None),
             copies: Mutex::default(),
             rates: Mutex::default(),
+            verdicts: Mutex::default(),
             reconciled: Mutex::default(),
             requests: AtomicU64::new(0),
             billed: Mutex::default(),
@@ -116,6 +124,7 @@ fn serve(mut stream: TcpStream, state: &State) {
     while let Some(request) = read_request(&mut stream) {
         let answer = match (request.method.as_str(), request.path.as_str()) {
             ("POST", "/v1/clicks") => clicks(state, &request),
+            ("POST", "/v1/verdicts") => Some((202, verdicts(state, &request))),
             ("POST", "/v1/campaigns") => {
                 state.rates.lock().expect("not poisoned").extend(lines(&request).iter().map(Rate::read));
                 Some((200, json!({}).to_string()))
@@ -150,7 +159,23 @@ fn lines(request: &Request) -> Vec<Value> {
 fn clicks(state: &State, request: &Request) -> Option<(u16, String)> {
     let nth = state.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let hits = |every: u64| every > 0 && nth.is_multiple_of(every);
-    let copies: Vec<Copy> = lines(request).iter().map(Copy::read).collect();
+    let clicks = match read_clicks(request) {
+        Ok(clicks) => clicks,
+        Err(status) => return Some((status, json!({"title": "no batch of clicks"}).to_string())),
+    };
+    let refused = |(index, click): (usize, &Result<Value, &str>)| {
+        let code = if state.trouble.wrong_codes { "too_shy" } else { click.as_ref().err()? };
+        click.is_err().then(|| json!({"index": index, "code": code, "detail": "for a test"}))
+    };
+    let refusals: Vec<Value> = clicks.iter().enumerate().filter_map(refused).collect();
+    if !refusals.is_empty() {
+        let good: Vec<Copy> = clicks.iter().flatten().map(Copy::read).collect();
+        let accepted = good.len();
+        state.copies.lock().expect("not poisoned").extend(good);
+        let body = json!({"accepted": accepted, "rejected": refusals, "retry": [], "click_ids": {}});
+        return Some((if accepted == 0 { 422 } else { 202 }, body.to_string()));
+    }
+    let copies: Vec<Copy> = clicks.iter().flatten().map(Copy::read).collect();
     let count = copies.len();
     let store = |some: Vec<Copy>| state.copies.lock().expect("not poisoned").extend(some);
     let trouble = state.trouble;
@@ -163,6 +188,9 @@ fn clicks(state: &State, request: &Request) -> Option<(u16, String)> {
     if hits(trouble.stored_unanswered_every) {
         store(copies);
         return None;
+    }
+    if hits(trouble.limited_every) {
+        return Some((429, json!({"title": "over the limit"}).to_string()));
     }
     if hits(trouble.busy_every) {
         return Some((503, answer(0, json!([]), (0..count).collect())));
@@ -183,6 +211,15 @@ fn clicks(state: &State, request: &Request) -> Option<(u16, String)> {
     Some((202, answer(count, json!([]), Vec::new())))
 }
 
+fn verdicts(state: &State, request: &Request) -> String {
+    let lines = lines(request);
+    let text = |line: &Value, name: &str| line[name].as_str().expect("text").to_owned();
+    let rulings =
+        lines.iter().map(|line| ((text(line, "campaign_id"), text(line, "click_id")), text(line, "verdict")));
+    state.verdicts.lock().expect("not poisoned").extend(rulings);
+    json!({"accepted": lines.len(), "rejected": [], "retry": [], "click_ids": {}}).to_string()
+}
+
 fn reconcile(state: &State, request: &Request) -> String {
     let asked: Value = serde_json::from_slice(&request.body).expect("JSON");
     let hour = asked["hour"].as_str().expect("an hour").to_owned();
@@ -196,8 +233,10 @@ fn reconcile(state: &State, request: &Request) -> String {
 fn billing_rows(state: &State, hour: &str) -> Vec<Value> {
     let copies = state.copies.lock().expect("not poisoned");
     let rates = state.rates.lock().expect("not poisoned");
+    let verdicts = state.verdicts.lock().expect("not poisoned");
     let mut billed = state.billed.lock().expect("not poisoned");
-    billed.entry((hour.to_owned(), copies.len())).or_insert_with(|| bill::bill(hour, &copies, &rates)).clone()
+    let bill = || bill::bill(hour, &copies, &rates, &verdicts);
+    billed.entry((hour.to_owned(), copies.len() + verdicts.len())).or_insert_with(bill).clone()
 }
 
 fn billing(state: &State, request: &Request) -> String {

@@ -18,7 +18,8 @@ fn every_flag_of_run_is_read() {
     let line = "run --target http://localhost:1 --api-key k --timeout 3s --give-up-after 5s --rate 50000 --duration 30s \
         --campaigns 10000 --zipf 1.05 --duplicates 0.6% --late 0.3% --conflicts 0.1% --seed 7 --batch 200 \
         --ledger F --overwrite --no-campaigns --connections 9 --ads 3 --users 4 --publishers 5 --unknown-campaigns 6 \
-        --price-changes 8 --event-start 2025-01-15T12 --event-span 1h --disorder 2s --campaign-prefix p-";
+        --price-changes 8 --event-start 2025-01-15T12 --event-span 1h --disorder 2s --campaign-prefix p- \
+        --profile retry-storm --body arrow --worker 2/3";
     let Ok(Command::Run(args)) = parse(line) else { panic!("must be read") };
     assert_eq!(args.server.target, "http://localhost:1");
     assert_eq!(args.server.api_key.as_deref(), Some("k"));
@@ -26,6 +27,8 @@ fn every_flag_of_run_is_read() {
     assert_eq!(args.server.give_up_after, Duration::from_secs(5));
     assert_eq!((args.rate, args.duration), (50_000, Duration::from_secs(30)));
     assert_eq!((args.batch, args.connections), (200, 9));
+    assert_eq!((args.body, args.worker), (BodyForm::Arrow, Some(Worker { number: 2, of: 3 })));
+    assert_eq!(args.stream.profile, Profile::RetryStorm);
     assert_eq!(args.ledger, Some(PathBuf::from("F")));
     assert!(args.overwrite && args.no_campaigns);
     let stream = args.stream;

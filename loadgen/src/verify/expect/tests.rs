@@ -19,6 +19,7 @@ fn row(click: u8, after_noon_ms: i64, sequence: u64, ad_id: &str) -> LedgerRow<'
         acknowledged: true,
         attempts_unknown: 0,
         rejected: None,
+        verdict: None,
     }
 }
 
@@ -28,7 +29,7 @@ fn unknown(row: LedgerRow<'_>, attempts_unknown: u32, acknowledged: bool) -> Led
 
 fn expect(rows: &[LedgerRow<'_>]) -> Expected {
     let mut gathered = Gathered::default();
-    gathered.begin_ledger();
+    gathered.begin_ledger(true);
     gathered.expect(rows.len());
     for row in rows {
         gathered.take(row).expect("taken");
@@ -119,7 +120,7 @@ fn what_certainly_was_not_stored_leaves_no_row() {
 fn ledgers_follow_one_another() {
     let mut gathered = Gathered::default();
     for _ in 0..2 {
-        gathered.begin_ledger();
+        gathered.begin_ledger(true);
         gathered.expect(1);
         gathered.take(&row(1, 0, 0, "a")).expect("taken");
     }
