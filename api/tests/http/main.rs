@@ -7,6 +7,7 @@ mod aggregates;
 mod bad_input;
 mod bodies;
 mod clicks;
+mod limits;
 mod operations;
 mod query;
 mod replays;
