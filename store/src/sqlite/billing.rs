@@ -273,9 +273,15 @@ pub(super) fn push_campaigns(
     column: &str,
     campaigns: &BTreeSet<CampaignId>,
 ) {
+    builder.push(" AND ").push(column);
+    // One is a search of an index; a list is looked up for each row.
+    if let (1, Some(campaign)) = (campaigns.len(), campaigns.first()) {
+        builder.push(" = ").push_bind(campaign.as_str().to_owned());
+        return;
+    }
     // Ids are visible ASCII, of which JSON can hold everything.
     let json = serde_json::Value::from_iter(campaigns.iter().map(CampaignId::as_str)).to_string();
-    builder.push(" AND ").push(column).push(" IN (SELECT value FROM json_each(").push_bind(json).push("))");
+    builder.push(" IN (SELECT value FROM json_each(").push_bind(json).push("))");
 }
 
 /// Restricts `r` to a path, or to the path in force of each hour.
