@@ -4,6 +4,7 @@ mod audit;
 mod budget;
 mod compare;
 mod replay;
+mod retention;
 mod shadow;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,6 +30,7 @@ pub use audit::Audits;
 pub use budget::BudgetReports;
 pub use compare::{Around, Compares};
 pub use replay::ReplayStarts;
+pub use retention::CountableImports;
 pub use shadow::{Shadows, shadow_of};
 
 /// Seals hours in the stream path, for the batch path.
@@ -98,6 +100,14 @@ impl api::ReconcileControl for Reconciles {
             receiver.recv().await.map(|progress| (event(progress), receiver))
         };
         Ok(stream::unfold(receiver, next).boxed())
+    }
+
+    async fn retain(
+        &self,
+        hour: Option<Hour>,
+        dry_run: bool,
+    ) -> Result<Box<serde_json::value::RawValue>, api::PortError> {
+        retention::retain(&self.0, hour, dry_run).await
     }
 }
 
@@ -231,6 +241,7 @@ pub struct Status {
 #[derive(Default)]
 pub struct Freshness {
     fresh_to: Option<UtcMillis>,
+    looked_at: Option<UtcMillis>,
     marks: VecDeque<(UtcMillis, LogOffset)>,
 }
 
@@ -239,6 +250,11 @@ impl Freshness {
     const MARKS_MAX: usize = 64;
 
     fn look(&mut self, now: UtcMillis, log_end: LogOffset, shown_end: LogOffset) -> Option<UtcMillis> {
+        if self.looked_at.replace(now) > Some(now) {
+            // The clock went back: clicks that arrive from now on carry moments that were promised before.
+            self.marks.clear();
+            self.fresh_to = self.fresh_to.map(|fresh_to| fresh_to.min(now.plus_ms(-1)));
+        }
         if self.marks.len() < Self::MARKS_MAX {
             self.marks.push_back((now, log_end));
         }
@@ -406,6 +422,18 @@ mod tests {
         assert_eq!(freshness.look(at(2), LogOffset(20), LogOffset(10)), Some(at(1)));
         assert_eq!(freshness.look(at(3), LogOffset(20), LogOffset(19)), Some(at(1)));
         assert_eq!(freshness.look(at(4), LogOffset(20), LogOffset(20)), Some(at(4)));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_takes_back_what_was_promised_of_moments_to_come() {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.look(at(9_000), LogOffset(10), LogOffset(10)), Some(at(9_000)));
+        // A click that arrives at 5 000 now is in the log and not shown yet.
+        assert_eq!(freshness.look(at(5_000), LogOffset(11), LogOffset(10)), Some(at(4_999)));
+        assert_eq!(freshness.look(at(6_000), LogOffset(11), LogOffset(11)), Some(at(6_000)));
+        // Forwards: nothing was promised that is not so.
+        assert_eq!(freshness.look(at(90_000), LogOffset(12), LogOffset(11)), Some(at(6_000)));
+        assert_eq!(freshness.look(at(90_001), LogOffset(12), LogOffset(12)), Some(at(90_001)));
     }
 
     #[test]

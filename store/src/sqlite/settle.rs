@@ -27,7 +27,7 @@ impl SqliteStore {
 
     async fn settle(&self, moment: UtcMicros) -> Result<()> {
         let settled: i64 = sqlx::query_scalar("SELECT settled_at_us FROM commit_clock")
-            .fetch_one(&self.readers)
+            .fetch_one(&mut *self.begin_read().await?)
             .await
             .map_err(database("read the commit clock"))?;
         if moment.0 <= settled {

@@ -17,6 +17,8 @@ mod fail_points;
 mod fluvio;
 mod import;
 mod openapi;
+mod outages;
+mod retention;
 mod s3;
 mod scenario;
 mod support;

@@ -13,13 +13,13 @@ use twice_tests::{LoadShape, Node, NodeOptions, one_at_a_time, run};
 use crate::support::{hours_ago, wait_for};
 
 /// A small disk of its own, mounted where the node's data goes.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     at: PathBuf,
 }
 
 impl SmallDisk {
     /// `None` where this user may not mount; the test then says that it was skipped.
-    fn mount(at: &Path, mebibytes: u32) -> Result<Option<Self>> {
+    pub(crate) fn mount(at: &Path, mebibytes: u32) -> Result<Option<Self>> {
         std::fs::create_dir_all(at)?;
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "count-twice-test"]).arg(at);
@@ -28,7 +28,7 @@ impl SmallDisk {
     }
 
     /// Fills what is free but for `percent` of the whole, and returns the file that does it.
-    fn fill_to(&self, percent: u64) -> Result<PathBuf> {
+    pub(crate) fn fill_to(&self, percent: u64) -> Result<PathBuf> {
         let space = rustix::fs::statvfs(&self.at)?;
         let left = space.f_blocks * percent / 100;
         let bytes = space.f_bavail.saturating_sub(left) * space.f_frsize;
@@ -42,6 +42,23 @@ impl SmallDisk {
             }
         }
         Ok(path)
+    }
+
+    /// Makes it read-only, as the kernel does after an I/O error; says whether it could: nobody may be writing.
+    pub(crate) fn make_read_only(&self) -> Result<bool> {
+        self.remount("remount,ro")
+    }
+
+    /// Makes it writable again.
+    pub(crate) fn make_writable(&self) -> Result<()> {
+        ensure!(self.remount("remount,rw")?, "{} cannot be made writable", self.at.display());
+        Ok(())
+    }
+
+    fn remount(&self, options: &str) -> Result<bool> {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", options]).arg(&self.at);
+        Ok(run(&mut mount, Duration::from_secs(30))?.code() == 0)
     }
 }
 

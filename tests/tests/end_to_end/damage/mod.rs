@@ -1,7 +1,7 @@
 //! Damage: each kind of it is refused with a message that says what to do next, or repaired; none of it changes a bill.
 
 mod archive;
-mod disk;
+pub(crate) mod disk;
 mod log;
 mod sqlite;
 
