@@ -22,7 +22,7 @@ pub struct LimitsConfig {
     /// and budgets close, and cuts limits while a node catches up after its start. Default 500 000.
     #[arg(long, default_value_t = LimitsConfig::default().limits_lag_records_max)]
     pub limits_lag_records_max: u64,
-    /// How full a queue on local disk may be before limits are cut, 1 to 100. Lower leaves more room for an outage of the
+    /// How full the spool may be before limits are cut, 1 to 100. Lower leaves more room for an outage of the
     /// log. Default 50.
     #[arg(long, default_value_t = LimitsConfig::default().limits_spool_percent_max)]
     pub limits_spool_percent_max: u8,
