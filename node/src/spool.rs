@@ -6,15 +6,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use twice_log::fs::FileSystem;
+use anyhow::{Context, Result, bail};
+use twice_log::UtcMillis;
+use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
-use twice_log::spool::{QueueStatus, SpoolConfig, Spooling};
+use twice_log::spool::{QueueStatus, SpoolConfig, Spooling, Survey, survey};
+use twice_reconciler::ports::{HeldRecords, Holding};
 
 use crate::metrics::{
-    SPOOL_BYTES, SPOOL_BYTES_MAX, SPOOL_MISSING_RECORDS, SPOOL_OLDEST_SECONDS,
-    SPOOL_RECORDS,
+    SPOOL_BYTES, SPOOL_BYTES_MAX, SPOOL_MISSING_RECORDS, SPOOL_OLDEST_SECONDS, SPOOL_RECORDS,
 };
+use crate::note::Note;
 
 /// Returns the folder of the queues.
 pub fn folder_of(config: &SpoolConfig, data_dir: &Path) -> PathBuf {
@@ -32,14 +34,95 @@ pub async fn open(
     fs: Arc<dyn FileSystem>,
 ) -> Result<Arc<Spooling>> {
     let folder = folder_of(config, data_dir);
+    note_folder(fs.as_ref(), data_dir, config, &folder)?;
     let spooling = Spooling::open(log, fs, &folder, config.clone()).await.context("cannot open the spool")?;
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     let apart = device(&folder).is_some_and(|own| Some(own) != device(data_dir));
     Ok(Arc::new(spooling.on_another_disk(apart)))
 }
 
+/// Notes where the queues lie, and refuses to leave records behind in another folder.
+fn note_folder(fs: &dyn FileSystem, data_dir: &Path, config: &SpoolConfig, folder: &Path) -> Result<()> {
+    let text = match config.spool_dir.is_some() {
+        true => folder.to_str().context("the path of the spool is not UTF-8")?,
+        false => INSIDE,
+    };
+    if NOTE.read(data_dir)?.as_deref() == Some(text) {
+        return Ok(());
+    }
+    let left: u64 =
+        HeldOnDisk::read(data_dir)?.surveys().iter().map(|survey| survey.records() + survey.missing).sum();
+    if left > 0 {
+        bail!(
+            "the spool noted in {} still holds {left} records; move it to {text} or set spool_dir back",
+            data_dir.display()
+        );
+    }
+    NOTE.write(fs, data_dir, text).context("cannot note where the spool lies")
+}
+
+/// What this node's gateway holds, for the batch path.
+pub struct HeldHere(pub Arc<Spooling>);
+
+impl Holding for HeldHere {
+    fn held_before(&self, instant: UtcMillis) -> Vec<HeldRecords> {
+        let held = self.0.held_before(instant).into_iter();
+        held.map(|held| HeldRecords {
+            holder: format!("{} of this node", held.queue),
+            records: held.records,
+            missing: held.missing,
+        })
+        .collect()
+    }
+}
+
+/// File in the data folder that names the folder of its queues.
+const NOTE: Note = Note("SPOOL");
+/// What it says of a spool within the data folder, which may be moved as a whole.
+const INSIDE: &str = "in the data folder";
+
+/// What the queues of a stopped node hold, for the batch path of a command.
+pub struct HeldOnDisk(Vec<Survey>);
+
+impl HeldOnDisk {
+    /// Reads the queues that belong to a data folder.
+    ///
+    /// # Errors
+    /// A folder that does not read: nobody may bill as if it held nothing.
+    pub fn read(data_dir: &Path) -> Result<Self> {
+        let noted = NOTE.read(data_dir)?.filter(|noted| noted != INSIDE);
+        if let Some(noted) = &noted
+            && !Path::new(noted).is_dir()
+        {
+            bail!(
+                "the spool of {} lies in {noted}, which is not there; mount its disk first",
+                data_dir.display()
+            );
+        }
+        let folder = noted.map_or_else(|| data_dir.join("spool"), PathBuf::from);
+        let surveys = survey(&RealFs, &folder);
+        Ok(Self(surveys.with_context(|| format!("cannot read the spool in {}", folder.display()))?))
+    }
+
+    /// Returns what was found, queue by queue.
+    pub fn surveys(&self) -> &[Survey] {
+        &self.0
+    }
+}
+
+impl Holding for HeldOnDisk {
+    fn held_before(&self, instant: UtcMillis) -> Vec<HeldRecords> {
+        let held = self.0.iter().map(|survey| HeldRecords {
+            holder: format!("{} of the stopped node", survey.queue),
+            records: Some(survey.held_before(instant)),
+            missing: survey.missing,
+        });
+        held.filter(|held| held.records != Some(0) || held.missing > 0).collect()
+    }
+}
+
 /// Shows how the queues are as metrics.
-pub fn show(spooling: &Spooling, now: twice_log::UtcMillis) {
+pub fn show(spooling: &Spooling, now: UtcMillis) {
     for status in spooling.status() {
         let QueueStatus { name, records, bytes, bytes_max, oldest, missing, .. } = status;
         let label = |metric: &'static str| metrics::gauge!(metric, "queue" => label_of(name));

@@ -41,6 +41,9 @@ pub enum Error {
         "the archive reached offset {reached} of {topic} partition {partition}, and the cutoff is {cutoff}"
     )]
     ArchiveBehind { topic: Topic, partition: PartitionId, reached: LogOffset, cutoff: LogOffset },
+    /// Clicks or verdicts from before the hour's closing instant have not reached the log yet (G-3). The schedule waits.
+    #[error("waiting for what arrived before {instant}: {detail}")]
+    HeldUp { hour: Hour, instant: UtcMillis, detail: String },
     /// The hour is not over, so it cannot be closed yet.
     #[error("hour {hour} ends at {}; it can be reconciled after that", hour.end())]
     HourNotOver { hour: Hour },
@@ -129,6 +132,7 @@ impl Error {
             Error::Store(_)
             | Error::Archive { .. }
             | Error::ArchiveBehind { .. }
+            | Error::HeldUp { .. }
             | Error::Process { .. }
             | Error::ChildFailed { .. }
             | Error::ChildKilled { .. }

@@ -4,7 +4,7 @@
 //! answered it reads the seal or the manifests itself.
 
 use async_trait::async_trait;
-use twice_log::{Hour, LogOffset, PartitionId, Topic};
+use twice_log::{Hour, LogOffset, PartitionId, Topic, UtcMillis};
 
 /// Why a port could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,33 @@ pub enum PortError {
     /// No such part runs in this process and none will; the reconciler does not wait for it.
     #[error("{part} does not run here")]
     Absent { part: &'static str },
+}
+
+/// Records that were acknowledged and have not reached the log yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRecords {
+    /// Who holds them, in words.
+    pub holder: String,
+    /// How many arrived before the moment asked for; `None` where nobody knows.
+    pub records: Option<u64>,
+    /// Records that do not read any more, of whatever time.
+    pub missing: u64,
+}
+
+/// What gateways hold back from the log.
+pub trait Holding: Send + Sync + 'static {
+    /// Returns every holder of records that arrived before `instant`, or of some that do not read. Answers from memory.
+    fn held_before(&self, instant: UtcMillis) -> Vec<HeldRecords>;
+}
+
+/// No gateway holds anything.
+#[derive(Debug)]
+pub struct NothingHeld;
+
+impl Holding for NothingHeld {
+    fn held_before(&self, _instant: UtcMillis) -> Vec<HeldRecords> {
+        Vec::new()
+    }
 }
 
 /// Closes hours in the stream path.

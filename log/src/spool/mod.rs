@@ -18,6 +18,7 @@ mod holdings;
 mod position;
 mod queue;
 mod spooling;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use config::SpoolConfig;
 pub use entry::Entry;
 pub use queue::{QueueConfig, QueueStatus, SegmentCopy, SpoolQueue, strike_off};
 pub use spooling::{Held, Route, Spooling, Stored};
+pub use survey::{Survey, survey};
 
 /// Joins an error and its causes into one line.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::{error, info};
 
 pub use self::open::strike_off;
+pub(super) use self::open::{epoch_folder, epochs, salvaged};
 pub use self::segments::SegmentCopy;
 
 use self::open::Opened;
@@ -33,6 +34,7 @@ use crate::hot::{AppendRecord, ClickLog};
 
 /// The one topic and partition of a queue's log.
 const TOPIC: Topic = Topic::AdClicks;
+pub(super) const SALVAGE_TOPIC: Topic = TOPIC;
 const PARTITION: PartitionId = PartitionId(0);
 
 /// How large a queue may become.

@@ -18,6 +18,11 @@ use crate::event::{Topic, UtcMillis};
 use crate::fs::FileSystem;
 use crate::hot::{AppendRecord, ClickLog};
 
+/// The queues: their names in messages, and their folders.
+pub(super) const QUEUES: [(&str, &str); 2] = [(SPOOL.0, SPOOL.1), (SPILL.0, SPILL.1)];
+const SPOOL: (&str, &str) = ("spool", "outage");
+const SPILL: (&str, &str) = ("spill queue", "spill");
+
 /// Where records are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
@@ -71,15 +76,15 @@ impl Spooling {
         config: SpoolConfig,
     ) -> Result<Self> {
         config.validate()?;
-        let queue = async |name, part: &str, bytes_max| {
+        let queue = async |(name, part): (&'static str, &str), bytes_max| {
             if bytes_max == 0 {
                 return None;
             }
             let config = QueueConfig { name, bytes_max, segment_bytes: config.spool_segment_bytes };
             Some(Arc::new(SpoolQueue::open(fs.clone(), folder.join(part), config).await))
         };
-        let spool = queue("spool", "outage", config.spool_bytes_max).await;
-        let spill = queue("spill queue", "spill", config.spill_bytes_max).await;
+        let spool = queue(SPOOL, config.spool_bytes_max).await;
+        let spill = queue(SPILL, config.spill_bytes_max).await;
         Ok(Self { spool, spill, config, ..Self::without_queues(log) })
     }
 
@@ -115,7 +120,9 @@ impl Spooling {
             (Route::Spill, _, Some(spill)) => {
                 spill.append(&entries(topic, records)).await.map(|()| Stored::Spill)
             }
-            (Route::Spool | Route::Spill, ..) => Err(Error::Stopped),
+            // A queue that is turned off has no room: certainly nothing was stored.
+            (Route::Spill, ..) => Err(Error::SpoolFull { queue: SPILL.0, bytes: 0, bytes_max: 0 }),
+            (Route::Spool, ..) => Err(Error::Stopped),
         }
     }
 

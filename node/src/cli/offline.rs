@@ -24,6 +24,7 @@ use twice_reconciler::{ReconcilerConfig, ReconcilerDeps};
 use twice_store::SqliteStore;
 
 use crate::database::{self, DATABASE};
+use crate::spool::HeldOnDisk;
 use crate::{archive, node, settings};
 
 const NO_WAIT_MS: u64 = 2_000;
@@ -56,6 +57,7 @@ pub struct Offline {
     pub store: Arc<SqliteStore>,
     pub recompute: Arc<ProcessRecompute>,
     pub config: ReconcilerConfig,
+    pub held: Arc<HeldOnDisk>,
     _lock: Option<File>,
 }
 
@@ -81,6 +83,7 @@ impl DataDir {
             store: Arc::new(store),
             recompute: Arc::new(recompute()?),
             config: ReconcilerConfig::default(),
+            held: Arc::new(HeldOnDisk::read(folder)?),
             _lock: lock,
         }))
     }
@@ -149,6 +152,7 @@ impl Offline {
             imports: self.store.clone(),
             seals: Arc::new(Nobody),
             archiver: Arc::new(Nobody),
+            held: self.held.clone(),
             recompute: self.recompute.clone(),
             replay: Arc::new(node::replay_child(
                 &ReplayConfig::default(),

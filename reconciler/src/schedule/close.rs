@@ -39,6 +39,9 @@ impl HourWork {
         {
             return Ok(report.clone());
         }
+        if order.trigger == Trigger::Schedule {
+            self.deps.check_held(&self.config, hour, status)?;
+        }
         let inputs = self.gather(hour, status).await?;
         if let Some((run, report)) = resumed
             && reads_the_same(&run, &inputs)

@@ -15,7 +15,7 @@ use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{CampaignId, Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
-use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
+use twice_reconciler::ports::{ArchiveControl, HeldRecords, Holding, PortError, SealControl};
 use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
 };
@@ -259,7 +259,23 @@ pub struct Node {
     pub store: Arc<SqliteStore>,
     seals: Arc<ModelSeals>,
     archiver: Arc<HandArchiver>,
+    pub held: Arc<HandHeld>,
     pub replay: Arc<SqlReplay>,
+}
+
+/// Holds as many records as it is told, all of any time.
+#[derive(Default)]
+pub struct HandHeld(pub AtomicU64);
+
+impl Holding for HandHeld {
+    fn held_before(&self, _instant: UtcMillis) -> Vec<HeldRecords> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => Vec::new(),
+            held => {
+                vec![HeldRecords { holder: "spool of a gateway".to_owned(), records: Some(held), missing: 0 }]
+            }
+        }
+    }
 }
 
 impl Node {
@@ -290,6 +306,7 @@ impl Node {
             store: Arc::new(store.expect("store opens")),
             seals: Arc::new(seals),
             archiver: Arc::new(archiver),
+            held: Arc::default(),
             replay: Arc::new(replay),
         }
     }

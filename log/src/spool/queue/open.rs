@@ -191,6 +191,11 @@ fn write_note(fs: &dyn FileSystem, folder: &Path, note: &SalvageNote) -> Result<
     put_file(fs, folder, SALVAGED_FILE, &text)
 }
 
+/// Returns how many records of an earlier epoch do not read, if what does is stored anew; `None` if it is not.
+pub(in crate::spool) fn salvaged(fs: &dyn FileSystem, folder: &Path) -> Result<Option<u64>> {
+    Ok(read_note(fs, folder)?.map(|note| note.records_missing))
+}
+
 fn read_note(fs: &dyn FileSystem, folder: &Path) -> Result<Option<SalvageNote>> {
     let path = folder.join(SALVAGED_FILE);
     match read_file(fs, &path) {
@@ -229,7 +234,7 @@ fn put_file(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8]) -> Res
 }
 
 /// Returns the epochs of a queue, oldest first.
-pub(super) fn epochs(fs: &dyn FileSystem, folder: &Path) -> Result<Vec<u32>> {
+pub(in crate::spool) fn epochs(fs: &dyn FileSystem, folder: &Path) -> Result<Vec<u32>> {
     let found = fs.list(folder).map_err(Error::io("list", folder))?;
     let names = found.iter().filter_map(|path| path.file_name()?.to_str());
     let mut epochs: Vec<u32> = names
@@ -241,7 +246,7 @@ pub(super) fn epochs(fs: &dyn FileSystem, folder: &Path) -> Result<Vec<u32>> {
     Ok(epochs)
 }
 
-pub(super) fn epoch_folder(folder: &Path, epoch: u32) -> PathBuf {
+pub(in crate::spool) fn epoch_folder(folder: &Path, epoch: u32) -> PathBuf {
     folder.join(format!("{epoch:06}"))
 }
 
