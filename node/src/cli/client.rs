@@ -14,7 +14,7 @@ pub struct Server {
     /// Address of the node
     #[arg(long, env = "TWICE_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     server: String,
-    /// API key; not needed on a node started with --insecure-no-auth
+    /// API key, as the node's first start or `twice keys create` showed it; not needed with --insecure-no-auth
     #[arg(long, env = "TWICE_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 }
@@ -28,6 +28,13 @@ struct Problem {
 impl Server {
     /// Opens a client for the node.
     pub fn client(&self) -> Result<Client> {
+        if self.server.starts_with("https:") {
+            bail!(
+                "this command does not speak TLS: start the node with --listen-local 127.0.0.1:8080 and name that with \
+                 --server, or ask {} with curl",
+                self.server
+            );
+        }
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .build()
