@@ -12,7 +12,6 @@ use twice_log::UtcMillis;
 
 use super::messages::RetainNow;
 use super::queue::is_time;
-use super::queue::is_time;
 use super::reconciler_actor::{ReconcilerActor, ms};
 use super::retention::{RetentionReport, RetentionScope, RetentionWork, due_at};
 use crate::error::{Result, describe};
