@@ -12,8 +12,9 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use twice_api::ports::{
-    Admission, AuditControl, BillChange, CompareControl, CompareEvent, CompareRequest, ComparisonSummary,
+    Admission, AuditControl, BillChange, BudgetControl, CompareControl, CompareEvent, CompareRequest, ComparisonSummary,
     ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus, PortError,
     Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent,
     ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport, StreamStatus,
@@ -27,9 +28,10 @@ use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::spool::Spooling;
 use twice_log::{
-    CampaignId, Click, Clock, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
+    CampaignId, Click, Clock, Day, Generation, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict,
 };
-use twice_store::{ArchiveAggregates, Page, SledWindows, SqliteStore};
+use twice_store::windows::LiveWindows;
+use twice_store::{ArchiveAggregates, BudgetReport, BudgetState, Page, SledWindows, SqliteStore};
 
 pub const NDJSON: &str = "application/x-ndjson";
 pub const JSON: &str = "application/json";
@@ -172,6 +174,36 @@ impl StreamStatus for Parts {
     }
 }
 
+/// Budgets of which the day is known and nothing is spent.
+struct Budgeting(Arc<watch::Sender<u64>>);
+
+#[async_trait]
+impl BudgetControl for Budgeting {
+    fn stored(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    async fn report(&self, id: &CampaignId, day: Option<Day>) -> Result<Option<BudgetReport>, PortError> {
+        let report = BudgetReport {
+            campaign_id: id.clone(),
+            day: day.unwrap_or("2025-01-15".parse().expect("valid day")),
+            currency: "USD".parse().expect("valid currency"),
+            budget_micros: Some(100),
+            strict: false,
+            spend_micros: 130,
+            billed_micros: 80,
+            preliminary_micros: 50,
+            state: Some(BudgetState::Exhausted),
+            overspend_micros: 30,
+            spent_after_exhausted_micros: 20,
+            recent_micros_per_minute: 10,
+            forecast_exhausted_at: None,
+            last_decision: None,
+        };
+        Ok((id.as_str() != "nobody").then_some(report))
+    }
+}
+
 #[async_trait]
 impl HealthStatus for Parts {
     async fn readiness(&self) -> Readiness {
@@ -194,6 +226,8 @@ pub struct Server {
     pub windows: Arc<SledWindows>,
     pub archive: Archive,
     pub keys: Arc<KeyRing>,
+    /// Sequence of the newest decision, window updates, and whether the node is about to stop.
+    pub budgeting: (Arc<watch::Sender<u64>>, LiveWindows, Arc<watch::Sender<bool>>),
     handle: actix_web::dev::ServerHandle,
     folder: TempDir,
 }
@@ -248,6 +282,8 @@ impl Server {
             Archive::open_local(Arc::new(RealFs), &folder.path().join("archive")).expect("archive opens");
         let keys = KeyRing::open(Arc::new(store.clone()), clock.clone(), access).await.expect("keys open");
         let limits = RateLimits::open(Arc::new(store.clone()), clock.clone(), config.limits.clone()).await;
+        let (stored, stopping) = (Arc::new(watch::channel(0).0), Arc::new(watch::channel(false).0));
+        let live = LiveWindows::default();
         let mut deps = ApiDeps {
             log: log.clone(),
             spooling: Arc::new(Spooling::without_queues(log.clone())),
@@ -268,6 +304,10 @@ impl Server {
             audit: Arc::new(Parts),
             compare: Arc::new(Parts),
             stream: Arc::new(Parts),
+            budgets: Arc::new(Budgeting(stored.clone())),
+            decisions: Arc::new(store.clone()),
+            live: live.clone(),
+            stopping: stopping.subscribe(),
             health: Arc::new(Parts),
             admission: Arc::new(Parts),
             render_metrics: Arc::new(|| "twice_test 1\n".to_owned()),
@@ -280,7 +320,8 @@ impl Server {
         let config = ApiConfig { workers: 1, ..config };
         let (server, handle) = twice_api::serve(deps, listeners, config).expect("serves");
         actix_web::rt::spawn(server);
-        Self { url, client: Client::new(), clock, log, store, windows, archive, keys, handle, folder }
+        let budgeting = (stored, live, stopping);
+        Self { url, client: Client::new(), clock, log, store, windows, archive, keys, budgeting, handle, folder }
     }
 
     /// Returns the folder of the archive.

@@ -31,6 +31,8 @@ fn pass(point: FailPoint) -> u32 {
         // Met by retention alone: its own test dies there.
         // Met by the first start of a node with keys: its own test dies there.
         FailPoint::FirstKeyStored => 0,
+        // Met by campaigns with budgets, and by a stream that hangs: `budgets` dies there.
+        FailPoint::StreamApplying | FailPoint::BudgetDecisionStored | FailPoint::BudgetDecisionPublished => 0,
         FailPoint::SettledPut | FailPoint::TombstonePut | FailPoint::BuriedFileRemoved => 0,
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the SQLite store, on real files.
 
 mod as_of;
+mod budgets;
 mod campaigns;
 mod commit;
 mod guard;
