@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr)] // a long test says where it is; seen when it fails, or with --nocapture
 
+mod abuse;
 mod aggregates;
 mod audit;
 mod bad_input;
@@ -16,6 +17,7 @@ mod examples;
 mod fail_points;
 mod fluvio;
 mod import;
+mod limits;
 mod openapi;
 mod outages;
 mod retention;
