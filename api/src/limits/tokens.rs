@@ -147,8 +147,9 @@ impl Bucket {
         let level = Level::default();
         let each = Duration::from_nanos(PARTS); // the clock's parts stand where governor has nanoseconds
         let quota = Quota::with_period(each).unwrap_or_else(|| Quota::per_second(burst)).allow_burst(burst);
-        let began = GovernorClock::now(&clock).as_u64();
         let limiter = RateLimiter::new(quota, level.clone(), clock.clone());
+        // Read after the limiter's own start: never earlier than it, so that no bucket passes for full before it is.
+        let began = GovernorClock::now(&clock).as_u64();
         Self { limiter, level, clock, began, burst }
     }
 

@@ -334,14 +334,13 @@ async fn limits_that_are_none_are_refused_and_so_is_who_may_not_set_them() {
 
 #[actix_web::test]
 async fn a_node_without_keys_has_no_limits() {
+    // Such a node does not look at the keys this site sends.
     let server = Server::start_with(config(), |_| {}).await;
-    let body = json!({ "tiers": { "standard": tier(1, 1), "premium": tier(1, 1) }, "canary_ms": 100 });
-    let (status, put) = ask(server.put("/v1/rate-limits", &body)).await;
-    assert_eq!(status.as_u16(), 200, "{put}");
+    let site = Site { server, admin: String::new() };
+    site.hold(&json!({ "standard": tier(1, 1), "premium": tier(1, 1) })).await;
     for _ in 0..3 {
-        let lines = vec![CLICK; 100].join("\n");
-        let answer = server.post("/v1/clicks", NDJSON, lines).send().await.expect("an answer");
+        let answer = site.send("none", 100).await;
         assert_eq!((answer.status().as_u16(), header(&answer, "ratelimit").as_str()), (202, "absent"));
     }
-    server.stop().await;
+    site.server.stop().await;
 }

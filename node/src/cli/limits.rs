@@ -16,18 +16,16 @@ use super::{Agreement, Outcome};
 pub struct Limits {
     #[command(subcommand)]
     command: Command,
-    #[command(flatten)]
-    server: Server,
 }
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Shows what holds now, and every version with what became of it
-    Show,
+    Show(Server),
     /// Stores a new version and tries it on a share of the keys; what is left out stays as it is in force
     Put(Put),
     /// Takes back the version being tried, else the one in force; the one before holds again at once
-    Revert,
+    Revert(Server),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -50,6 +48,8 @@ struct Put {
     /// Why, kept with the version
     #[arg(long, default_value = "")]
     note: String,
+    #[command(flatten)]
+    server: Server,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -123,11 +123,11 @@ struct Changed {
 
 /// Runs the command.
 pub async fn run(arguments: Limits) -> Result<Outcome> {
-    let client = arguments.server.client()?;
     match arguments.command {
-        Command::Show => show(&client).await?,
-        Command::Put(put) => change(&client, put).await?,
-        Command::Revert => {
+        Command::Show(server) => show(&server.client()?).await?,
+        Command::Put(put) => change(&put.server.client()?, &put).await?,
+        Command::Revert(server) => {
+            let client = server.client()?;
             let request = client.request(Method::POST, "/v1/rate-limits/revert");
             println!("{}", changed(&client, request).await?);
         }
@@ -140,7 +140,7 @@ async fn read(client: &Client) -> Result<Answer> {
     answer.context("the node knows no rate limits; is it an older one?")
 }
 
-async fn change(client: &Client, put: Put) -> Result<()> {
+async fn change(client: &Client, put: &Put) -> Result<()> {
     let tier = put.tier.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let now = read(client).await?;
     let before = now.in_force.tiers.get(&tier).context("the node's answer is not the documented JSON")?;
