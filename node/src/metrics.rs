@@ -34,6 +34,8 @@ pub const SPOOL_MISSING_RECORDS: &str = "twice_spool_missing_records";
 
 /// State of a circuit breaker: 0 closed, 1 half open, 2 open. Label `breaker`.
 pub const BREAKER_STATE: &str = "twice_breaker_state";
+/// Month keys of pseudonyms destroyed after their time.
+pub const PSEUDONYM_KEYS_DESTROYED_TOTAL: &str = "twice_pseudonym_keys_destroyed_total";
 
 /// Registers the meaning and unit of every metric with the recorder in force.
 pub fn describe() {
@@ -55,5 +57,6 @@ pub fn describe() {
     describe_gauge!(BREAKER_STATE, Unit::Count, "0 closed, 1 half open, 2 open");
     describe_counter!(FLUVIO_HOLES_REPAIRED_TOTAL, Unit::Count, "reads complete after they had met a hole");
     describe_counter!(FLUVIO_APPEND_RETRIES_TOTAL, Unit::Count, "requests to store records sent again");
+    describe_counter!(PSEUDONYM_KEYS_DESTROYED_TOTAL, Unit::Count, "month keys of pseudonyms destroyed");
     describe_counter!(LOG_TRIMMED_SEGMENTS_TOTAL, Unit::Count, "segments of the log trimmed");
 }

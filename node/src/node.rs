@@ -34,7 +34,9 @@ use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
 use crate::keys;
 use crate::log::{LogConfig, OpenLog};
-use crate::ports::{ArchiverFlush, Around, Audits, BudgetReports, Compares, CountableImports, Explains, Reconciles, ReplayStarts, Shadows, Status, StreamSeals,
+use crate::ports::{
+    ArchiverFlush, Around, Audits, BudgetReports, Compares, CountableImports, Explains, Reconciles,
+    ReplayStarts, Shadows, Status, StreamSeals,
 };
 use crate::privacy::{PrivacyConfig, watch_keys};
 use crate::recovery::Recovery;

@@ -11,9 +11,11 @@ mod limits;
 mod log_cat;
 mod mode;
 pub mod offline;
+mod pseudonyms;
 mod rebuild;
 mod reconcile;
 mod replay;
+mod retain;
 mod shadow;
 mod up;
 
@@ -43,6 +45,9 @@ enum Command {
     Replay(Box<replay::Replay>),
     Explain(Box<explain::Explain>),
     Audit(Box<audit::Audit>),
+    Retain(retain::Retain),
+    #[command(subcommand)]
+    Pseudonyms(pseudonyms::Pseudonyms),
     Compare(Box<compare::Compare>),
     #[command(subcommand)]
     Rebuild(rebuild::Rebuild),
@@ -100,6 +105,8 @@ pub fn run(arguments: Vec<OsString>) -> Result<Outcome> {
         Command::Reconcile(arguments) => block_on(reconcile::run(arguments)),
         Command::Replay(arguments) => block_on(replay::run(*arguments)),
         Command::Explain(arguments) => block_on(explain::run(*arguments)),
+        Command::Retain(arguments) => block_on(retain::run(arguments)),
+        Command::Pseudonyms(arguments) => pseudonyms::run(arguments),
         Command::Audit(arguments) => block_on(audit::run(*arguments)),
         Command::Compare(arguments) => block_on(compare::run(*arguments)),
         Command::Rebuild(arguments) => block_on(rebuild::run(arguments)),
