@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::Deserialize;
-use twice_log::{CampaignId, Currency, UtcMillis};
+use twice_log::{CampaignId, Currency, Day, UtcMillis};
 
 use super::client::{Client, Server};
 use super::{Agreement, Outcome};
@@ -24,6 +24,14 @@ enum Command {
     Put(Put),
     /// Lists campaigns with the newest rate of each
     List,
+    /// Tells what a campaign has spent of its daily budget
+    Budget {
+        /// Campaign to tell of
+        campaign: CampaignId,
+        /// UTC day, as 2025-01-15; today if left out
+        #[arg(long)]
+        day: Option<Day>,
+    },
     /// Shows one campaign with every rate, as JSON
     Show {
         /// Campaign to show
@@ -81,6 +89,7 @@ pub async fn run(arguments: Campaigns) -> Result<Outcome> {
     match arguments.command {
         Command::Put(put) => put_campaign(&client, put).await?,
         Command::List => list(&client).await?,
+        Command::Budget { campaign, day } => budget(&client, &campaign, day).await?,
         Command::Show { campaign } => show(&client, &campaign).await?,
     }
     Ok(Outcome::Done(Agreement::Agreed))
@@ -121,6 +130,54 @@ async fn list(client: &Client) -> Result<()> {
             None => return Ok(()),
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct BudgetRow {
+    day: Day,
+    currency: Currency,
+    budget_micros: Option<i64>,
+    strict: bool,
+    spend_micros: i64,
+    billed_micros: i64,
+    preliminary_micros: i64,
+    state: Option<String>,
+    overspend_micros: i64,
+    forecast_exhausted_at: Option<UtcMillis>,
+    decision_number: Option<u32>,
+    decision_cause: Option<String>,
+    decided_at: Option<UtcMillis>,
+}
+
+async fn budget(client: &Client, campaign: &CampaignId, day: Option<Day>) -> Result<()> {
+    let query = day.map_or_else(String::new, |day| format!("?day={day}"));
+    let path = format!("/v1/campaigns/{}/budget{query}", path_segment(campaign.as_str()));
+    let Some(row) = client.get::<BudgetRow>(&path).await? else {
+        bail!("campaign {campaign} does not exist; `twice campaigns list` shows those that do");
+    };
+    let money = |micros: i64| {
+        let sign = if micros < 0 { "-" } else { "" };
+        let micros = micros.unsigned_abs();
+        format!("{sign}{}.{:06} {}", micros / 1_000_000, micros % 1_000_000, row.currency)
+    };
+    println!("{campaign} on {}: {}", row.day, row.state.as_deref().unwrap_or("no budget"));
+    println!("  budget    {}", row.budget_micros.map_or_else(|| "none".to_owned(), money));
+    let parts = (money(row.billed_micros), money(row.preliminary_micros));
+    println!("  spend     {}  ({} billed, {} preliminary)", money(row.spend_micros), parts.0, parts.1);
+    if row.overspend_micros > 0 {
+        println!("  overspend {}", money(row.overspend_micros));
+    }
+    if let Some(moment) = row.forecast_exhausted_at {
+        println!("  used up   at about {moment}, at the rate of the last minutes");
+    }
+    if row.strict {
+        println!("  strict    stops while its spend is not known");
+    }
+    if let (Some(number), Some(at)) = (row.decision_number, row.decided_at) {
+        let cause = row.decision_cause.unwrap_or_default();
+        println!("  decided   {at}, as number {number} of the day ({cause})");
+    }
+    Ok(())
 }
 
 async fn show(client: &Client, campaign: &CampaignId) -> Result<()> {

@@ -6,6 +6,7 @@ mod abuse;
 mod aggregates;
 mod audit;
 mod bad_input;
+mod budgets;
 mod checkpoints;
 mod compare;
 mod crash;
