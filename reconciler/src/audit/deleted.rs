@@ -14,6 +14,7 @@ use twice_log::event::Sha256Hex;
 use twice_log::{CampaignId, Hour, UtcMillis};
 use twice_store::{BillingRow, row_digest};
 
+use super::AuditDeps;
 use super::certificate::{CertifiedRow, Check};
 use super::chains::{Chains, reason_of};
 use super::findings::Findings;
@@ -136,8 +137,27 @@ impl Deleted {
     }
 }
 
+/// Examines what can be examined of an hour that nobody can count again, and returns the rows as they are recorded.
+///
+/// # Errors
+/// `Log` or `Store` if archive or store do not answer.
+pub(super) async fn attest(
+    deps: &AuditDeps,
+    (hour, path): (Hour, BillingPath),
+    listed: &[DeletedFiles],
+    (versions, stored): (&BTreeMap<CampaignId, NewestVersion>, &BTreeMap<CampaignId, BillingRow>),
+    findings: &mut Findings,
+) -> Result<Vec<CertifiedRow>> {
+    findings.not_counted(statement(listed));
+    check_settled(&deps.archive, hour, findings).await?;
+    let rows = rows_as_recorded((hour, path), versions, stored, findings);
+    let billing = deps.billing.as_ref();
+    super::divergence::check_divergence(billing, (hour, path), None, stored, findings).await?;
+    Ok(rows)
+}
+
 /// Says in the certificate's line what was deleted when, and what that leaves to prove.
-pub(super) fn statement(listed: &[DeletedFiles]) -> String {
+fn statement(listed: &[DeletedFiles]) -> String {
     let days = || listed.iter().map(|deleted| deleted.deleted_at.to_string().chars().take(10).collect());
     let (first, last): (Option<String>, Option<String>) = (days().min(), days().max());
     let when = match (first, last) {
@@ -154,7 +174,7 @@ pub(super) fn statement(listed: &[DeletedFiles]) -> String {
 ///
 /// # Errors
 /// `Log` if the archive does not answer.
-pub(super) async fn check_settled(archive: &Archive, hour: Hour, findings: &mut Findings) -> Result<()> {
+async fn check_settled(archive: &Archive, hour: Hour, findings: &mut Findings) -> Result<()> {
     let path = layout::settled_path(hour);
     let settled = match SettledHour::read(archive, hour).await {
         Ok(Some(settled)) => settled,
@@ -183,7 +203,7 @@ pub(super) async fn check_settled(archive: &Archive, hour: Hour, findings: &mut 
 }
 
 /// Compares the rows of the store with the digests of the results, where they cannot be counted again.
-pub(super) fn rows_as_recorded(
+fn rows_as_recorded(
     (hour, path): (Hour, BillingPath),
     versions: &BTreeMap<CampaignId, NewestVersion>,
     stored: &BTreeMap<CampaignId, BillingRow>,

@@ -208,11 +208,8 @@ async fn examine_bill(
     let mut counted = None;
     let deleted = deleted.listed(&files.gone);
     if !deleted.is_empty() {
-        findings.not_counted(deleted::statement(&deleted));
-        deleted::check_settled(&deps.archive, hour, findings).await?;
-        let rows = deleted::rows_as_recorded((hour, mode), &history.versions, &stored, findings);
-        let billing = deps.billing.as_ref();
-        divergence::check_divergence(billing, (hour, mode), None, &stored, findings).await?;
+        let rows =
+            deleted::attest(deps, (hour, mode), &deleted, (&history.versions, &stored), findings).await?;
         return Ok(Examined {
             run: Some(audited_run(mode, hour, run, result_sha256)),
             rows,
