@@ -255,6 +255,12 @@ impl Account {
         let budget = self.terms.daily_budget_micros;
         let last = account.last.clone();
         let exhausted = last.as_ref().filter(|last| last.state == BudgetState::Exhausted);
+        // Nobody hears of a state before it is stored; days that nothing was decided of are told as they would be.
+        let decided = match &last {
+            Some(last) => Some(last.state),
+            None if day == today => None,
+            None => self.state(account, is_known),
+        };
         let per_minute = if day == today { self.recent_micros_per_minute(now) } else { 0 };
         let left = budget.map_or(0, |budget| budget.saturating_sub(spend_micros));
         BudgetReport {
@@ -266,7 +272,7 @@ impl Account {
             spend_micros,
             billed_micros: clamped(account.billed),
             preliminary_micros: clamped(account.preliminary),
-            state: self.state(account, is_known || day != today),
+            state: budget.and(decided),
             overspend_micros: budget.map_or(0, |budget| spend_micros.saturating_sub(budget).max(0)),
             spent_after_exhausted_micros: exhausted
                 .map_or(0, |last| spend_micros.saturating_sub(last.spend_micros).max(0)),

@@ -119,7 +119,7 @@ impl Budgets {
             campaigns: parts.campaigns.clone(),
             decisions: parts.decisions.clone(),
         };
-        let book = Mutex::new(Book::new(sights, Day::of(now.hour())));
+        let book = Mutex::new(Book::new(sights, Day::of(now.hour()), &config));
         let (stored, _) = watch::channel(0);
         let shared = Arc::new(Shared { parts, stores, config, book, stored });
         let actor = BudgetActor { shared: shared.clone(), tasks: Vec::new() };

@@ -6,6 +6,7 @@ use twice_log::{CampaignId, Day, UtcMillis};
 use twice_store::{BudgetDecision, BudgetReport, BudgetState, Campaign};
 
 use super::account::{Account, Proposal};
+use super::config::BudgetConfig;
 use super::feed::Touched;
 use super::sight::Sight;
 
@@ -20,8 +21,10 @@ pub(super) struct Book {
     dirty: HashSet<CampaignId>,
     /// Everything stored was taken over; before that, spend is too low.
     pub(super) is_seeded: bool,
-    /// Since when decisions cannot be stored.
+    /// Since when stores fail.
     pub(super) failing_since: Option<UtcMillis>,
+    /// For how long they may before strict campaigns stop.
+    failing_ms_max: i64,
 }
 
 /// Figures of all accounts, for gauges.
@@ -34,9 +37,10 @@ pub(super) struct Totals {
 }
 
 impl Book {
-    pub(super) fn new(sights: Vec<Sight>, today: Day) -> Self {
+    pub(super) fn new(sights: Vec<Sight>, today: Day, config: &BudgetConfig) -> Self {
+        let failing_ms_max = i64::try_from(config.budget_lag_ms_max).unwrap_or(i64::MAX);
         let (accounts, dirty) = (HashMap::new(), HashSet::new());
-        Self { accounts, sights, today, dirty, is_seeded: false, failing_since: None }
+        Self { accounts, sights, today, dirty, is_seeded: false, failing_since: None, failing_ms_max }
     }
 
     /// Returns the first day that decisions are made of: yesterday, as its last clicks and bills come today.
@@ -167,8 +171,9 @@ impl Book {
     pub(super) fn report(&self, campaign: &CampaignId, day: Day, now: UtcMillis) -> Option<BudgetReport> {
         let account = self.accounts.get(campaign)?;
         let mut report = account.report(day, self.today, self.is_known(campaign), now);
-        let is_stopped = self.failing_since.is_some() && report.strict && report.state.is_some();
-        if is_stopped {
+        let is_down =
+            self.failing_since.is_some_and(|since| now.epoch_ms() - since.epoch_ms() > self.failing_ms_max);
+        if is_down && report.strict && report.state.is_some() {
             // No decision can be numbered while none can be stored; who asks is told all the same.
             report.state = Some(BudgetState::Unknown);
         }

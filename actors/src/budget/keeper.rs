@@ -61,17 +61,23 @@ impl Keeper {
         let mut looks = tokio::time::interval(look_every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let mut is_well = false;
             tokio::select! {
                 () = self.shared.parts.feed.changed() => tokio::time::sleep(GATHER).await,
-                _ = looks.tick() => {
-                    if let Err(error) = self.look().await {
+                _ = looks.tick() => match self.look().await {
+                    Ok(()) => is_well = true,
+                    Err(error) => {
                         self.note_failure("what was set or billed cannot be read, trying again", &error);
                     }
                 }
             }
-            if let Err(error) = self.round().await {
-                self.note_failure("budget decisions cannot be stored, trying again", &error);
-                tokio::time::sleep(GATHER).await;
+            match self.round().await {
+                Ok(()) if is_well => self.book().failing_since = None,
+                Ok(()) => {}
+                Err(error) => {
+                    self.note_failure("budget decisions cannot be stored, trying again", &error);
+                    tokio::time::sleep(GATHER).await;
+                }
             }
         }
     }
@@ -280,11 +286,7 @@ impl Keeper {
         self.shared.parts.fail_points.pass(FailPoint::BudgetDecisionStored);
         self.tell(&proposals, &stored);
         let newest = stored.last().map_or(0, |decision| decision.sequence);
-        {
-            let mut book = self.book();
-            book.failing_since = None;
-            book.accept(stored);
-        }
+        self.book().accept(stored);
         self.shared.stored.send_replace(newest);
         Ok(())
     }

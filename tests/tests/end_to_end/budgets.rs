@@ -161,7 +161,7 @@ fn a_bill_corrects_the_spend_and_the_decision() -> Result<()> {
     click(&node, 1..11, Some(&hour.start().to_string()))?;
     let budget = wait_for("exhausted", || {
         let budget = node.client().get_json(&format!("{CAMPAIGN}/budget{day}"))?;
-        Ok((budget["state"] == "exhausted").then_some(budget))
+        Ok((budget["state"] == "exhausted" && budget["decision_cause"] == "stream").then_some(budget))
     })?;
     let number = budget["decision_number"].as_u64().context("decided")?;
     let verdict = json!({"campaign_id": "spender", "click_id": "00000000-0000-4000-8000-000000000003",
