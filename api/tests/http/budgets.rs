@@ -73,7 +73,7 @@ async fn a_day_is_told_with_what_is_billed_and_what_is_not() {
     let (_, before) = ask(server.get("/v1/campaigns/a/budget?day=2025-01-14")).await;
     assert_eq!(before["day"], "2025-01-14");
     problem(server.get("/v1/campaigns/nobody/budget"), 404, "nobody").await;
-    problem(server.get("/v1/campaigns/a/budget?day=soon"), 400, "day").await;
+    problem(server.get("/v1/campaigns/a/budget?day=soon"), 400, "is not").await;
     server.stop().await;
 }
 
