@@ -15,6 +15,7 @@ pub struct Client {
     runtime: Runtime,
     http: reqwest::Client,
     base: String,
+    key: Option<String>,
 }
 
 /// What the server answered.
@@ -49,7 +50,31 @@ impl Client {
     pub fn new(base: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
-        Ok(Self { runtime, http, base: base.to_owned() })
+        Ok(Self { runtime, http, base: base.to_owned(), key: None })
+    }
+
+    /// Sends this API key with every call.
+    #[must_use]
+    pub fn with_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
+    /// GETs `path` with further headers.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let request = self.http.get(self.url(path));
+        self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
+    }
+
+    /// DELETEs `path`.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn delete(&self, path: &str) -> Result<Answer> {
+        self.send(self.http.delete(self.url(path)))
     }
 
     /// GETs `path`.
@@ -128,6 +153,10 @@ impl Client {
     }
 
     fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        };
         self.runtime.block_on(async {
             let response = request.send().await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -26,6 +26,7 @@ pub use fluvio::FluvioCluster;
 pub use load::{Load, LoadShape};
 pub use node::{Node, NodeOptions};
 pub use oracle::{Oracle, python};
+pub use ports::{free_port, raise_file_limit};
 pub use random::Random;
 pub use s3::{S3Fault, S3Server, S3Write};
 pub use serial::one_at_a_time;

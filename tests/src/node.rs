@@ -56,6 +56,8 @@ pub struct Node {
     port: u16,
     options: NodeOptions,
     obeys_permissions: bool,
+    asks_for_keys: bool,
+    listen: Option<Vec<String>>,
     process: Option<Running>,
     client: Client,
 }
@@ -89,6 +91,8 @@ impl Node {
             port,
             options,
             obeys_permissions: false,
+            asks_for_keys: false,
+            listen: None,
             process: None,
             client,
         })
@@ -123,7 +127,13 @@ impl Node {
         self.process = None;
         let mut command = self.program();
         command.arg("up").arg("--data-dir").arg(self.data_dir());
-        command.args(["--listen", &format!("127.0.0.1:{}", self.port), "--insecure-no-auth"]);
+        match &self.listen {
+            Some(arguments) => command.args(arguments),
+            None => command.args(["--listen", &format!("127.0.0.1:{}", self.port)]),
+        };
+        if !self.asks_for_keys {
+            command.arg("--insecure-no-auth");
+        }
         if self.options.settings.is_some() {
             command.arg("--config").arg(self.root.join("twice.toml"));
         }
@@ -139,6 +149,11 @@ impl Node {
     /// From the next start on, the node obeys file permissions even where the administrator runs the tests.
     pub fn obey_permissions(&mut self) {
         self.obeys_permissions = true;
+    }
+
+    /// From the next start on, requests need a key, or again none. Commands and the client of this node send none.
+    pub fn ask_for_keys(&mut self, asks: bool) {
+        self.asks_for_keys = asks;
     }
 
     fn program(&self) -> Command {
@@ -219,6 +234,19 @@ impl Node {
         let process = self.process.take().context("the node is not running")?;
         process.terminate()?;
         Ok(process.wait(STOP_LIMIT).with_context(|| self.log_tail())?.status)
+    }
+
+    /// From the next start on, the node listens as these arguments say; one of them MUST be its own plain address.
+    pub fn set_listen(&mut self, arguments: &[&str]) {
+        self.listen = Some(arguments.iter().map(|argument| (*argument).to_owned()).collect());
+    }
+
+    /// Runs `twice ARGUMENTS…`, which ask no server, to its end.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn offline(&self, arguments: &[&str]) -> Result<Finished> {
+        run(Binaries::get().twice().args(arguments), COMMAND_LIMIT)
     }
 
     /// Returns the process id of the running node.

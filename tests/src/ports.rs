@@ -12,6 +12,14 @@ const FIRST: u32 = 18_000;
 const COUNT: u32 = 12_000;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Raises the limit of open files of the test as far as the system lets it, for tests that hold many connections.
+pub fn raise_file_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // A limit that stays low fails the test at its connections, with their number.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
 /// Returns a port on the loopback that was free a moment ago.
 ///
 /// # Errors
