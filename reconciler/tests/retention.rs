@@ -231,7 +231,7 @@ async fn what_comes_for_a_deleted_hour_is_told_and_changes_no_bill() {
         "{event:?}"
     );
     let explained = reconciler.explain(hour(), campaign(1), 10).await.expect_err("its clicks are gone");
-    assert!(text_of(&explained).contains("deleted under retention"), "{explained}");
+    assert!(explained.to_string().contains("deleted under retention"), "{explained}");
     assert_eq!(rows_of(&node.store).await, before);
     let kept = retain(&reconciler).await;
     assert!(kept.kept.iter().any(|kept| kept.reason.contains("no bill has them")), "{kept:?}");
@@ -241,11 +241,6 @@ async fn what_comes_for_a_deleted_hour_is_told_and_changes_no_bill() {
     assert!(gone.deleted.iter().any(|buried| buried.never_billed && buried.hour == hour()), "{gone:?}");
     assert_eq!(audited(&node, hour()).await.verdict, AuditVerdict::Attested);
     reconciler.stop().await;
-}
-
-fn text_of(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(text_of).unwrap_or_default();
-    format!("{error} {source}")
 }
 
 #[actix::test]

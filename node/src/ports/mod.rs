@@ -171,6 +171,9 @@ impl api::ExplainControl for Explains {
             Err(twice_reconciler::Error::NotReconciled { hour }) => {
                 Err(api::PortError::NotFound { what: format!("a reconciled bill of {hour}") })
             }
+            Err(error @ twice_reconciler::Error::Frozen { .. }) => {
+                Err(api::PortError::Refused { reason: error.to_string() })
+            }
             Err(error) => Err(api::PortError::Unavailable { reason: chain(&error) }),
         }
     }
@@ -341,7 +344,12 @@ impl Status {
             format!("{breaker} are not answered in time; answers are preliminary, changes are refused")
         });
         let windows = self.windows.failure();
+        let log = self.spooling.log_failure().map(|failure| {
+            let held: u64 = self.spooling.status().iter().map(|queue| queue.records).sum();
+            format!("{failure}; {held} records are spooled")
+        });
         let parts = [
+            ("log", log),
             ("stream", stream),
             ("real-time store", windows),
             ("archiver", archiver),

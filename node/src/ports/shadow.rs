@@ -34,7 +34,9 @@ impl api::ShadowControl for Shadows {
             Error::NotReconciled { hour } => {
                 api::PortError::NotFound { what: format!("a reconciled bill of {hour}") }
             }
-            Error::Candidate { .. } => api::PortError::Refused { reason: error.to_string() },
+            Error::Candidate { .. } | Error::Frozen { .. } => {
+                api::PortError::Refused { reason: error.to_string() }
+            }
             error => api::PortError::Unavailable { reason: chain(&error) },
         })
     }

@@ -40,7 +40,8 @@ impl Display for Certificate {
             writeln!(out, "Newest run of path {}: {} ({outcome})", run.path, run.run_id)?;
         }
         if let Some(run) = &self.run {
-            write_run(run, out)?;
+            let title = if self.deleted.is_empty() { "Counted again" } else { "As recorded" };
+            write_run(title, run, out)?;
         }
         for deleted in &self.deleted {
             let DeletedFiles { tombstone, tombstone_sha256, deleted_at, files, rows, .. } = deleted;
@@ -66,8 +67,8 @@ impl Display for Certificate {
     }
 }
 
-fn write_run(run: &AuditedRun, out: &mut Formatter<'_>) -> fmt::Result {
-    writeln!(out, "\nCounted again: run {} ({})", run.run_id, run.status.name())?;
+fn write_run(title: &str, run: &AuditedRun, out: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(out, "\n{title}: run {} ({})", run.run_id, run.status.name())?;
     writeln!(out, "  inputs  {} {}", run.inputs_sha256, run.inputs_path)?;
     match &run.result_sha256 {
         Some(result) => writeln!(out, "  result  {result}")?,

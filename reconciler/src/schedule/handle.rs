@@ -226,6 +226,8 @@ impl ReconcilerDeps {
                 inputs.ok_or(Error::NotReconciled { hour })?
             }
         };
+        let horizon_hours = stored.inputs.settings.horizon_hours;
+        Reach::read(&self.archive, hour, horizon_hours).await?.check_readable(hour)?;
         let request = RecomputeRequest {
             archive: self.archive_location.clone(),
             inputs_path: twice_log::archive::layout::run_inputs_path(
@@ -257,6 +259,7 @@ impl ReconcilerDeps {
         let results = self.archive.run_results(BillingPath::Lambda, hour).await?;
         let ended = results.iter().rev().find(|stored| stored.result.outcome != RunOutcome::Abandoned);
         let Some(ended) = ended else { return Err(Error::NotReconciled { hour }) };
+        Reach::read(&self.archive, hour, config.nightly_horizon_hours).await?.check_readable(hour)?;
         let request = RecomputeRequest {
             archive: self.archive_location.clone(),
             inputs_path: layout::run_inputs_path(BillingPath::Lambda, hour, ended.result.seq),

@@ -36,6 +36,16 @@ impl Reach {
 
     /// Returns why a run of the hour cannot be made; `None` where it can.
     pub fn why(&self, hour: Hour) -> Option<String> {
+        self.why_unreadable(hour).or_else(|| {
+            let path = layout::settled_path(hour);
+            self.settled
+                .contains(&hour)
+                .then(|| format!("its bill was settled for good by retention ({path})"))
+        })
+    }
+
+    /// Returns what of the files that a run of the hour reads was deleted.
+    fn why_unreadable(&self, hour: Hour) -> Option<String> {
         let around = hour.plus(-self.horizon)..=hour.plus(self.horizon);
         if let Some(gone) = self.clicks.range(around).next() {
             let tombstone = path(Grave::AdClicks, *gone);
@@ -50,8 +60,15 @@ impl Reach {
             );
             return Some(reason);
         }
-        let path = layout::settled_path(hour);
-        self.settled.contains(&hour).then(|| format!("its bill was settled for good by retention ({path})"))
+        None
+    }
+
+    /// Refuses to read again what a run of the hour has read, where something of it is deleted.
+    ///
+    /// # Errors
+    /// `Frozen`, with the reason.
+    pub fn check_readable(&self, hour: Hour) -> Result<()> {
+        self.why_unreadable(hour).map_or(Ok(()), |reason| Err(Error::Frozen { hour, reason }))
     }
 
     /// Refuses to count an hour that is frozen.
