@@ -1,10 +1,8 @@
 //! Clicks as an Arrow IPC stream: columns instead of text, for producers whose JSON would cost them a core.
 //!
-//! Guarantee: a hostile stream is refused and costs no more memory than a few times its own size. Every length a
-//! message declares is checked against the body before the decoder of the `arrow-ipc` crate sees it; rows are counted
-//! before any is decoded; compressed buffers are refused, because their unpacked size has no bound here (pack the whole
-//! body by `Content-Encoding`, whose decoder counts). The decoder always validates; should it panic on bytes nobody
-//! thought of, that is an answer 400 too.
+//! Guarantee: a hostile stream is refused and costs no more memory than a few times its own size: `arrow_frames` checks
+//! every length before the decoder of the `arrow-ipc` crate sees it. The decoder always validates; should it panic on bytes
+//! nobody thought of, that is an answer 400 too.
 //! Columns have the names of the JSON fields. An unknown column is refused by name: a misspelt one would be lost for
 //! every click of the stream. What is wrong with one row refuses that row alone, by its index over all batches.
 
@@ -15,23 +13,19 @@ use arrow::array::{
     StringArray, StringViewArray,
 };
 use arrow::datatypes::{
-    DataType, Int8Type, Int16Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
+    DataType, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
 use arrow_ipc::reader::StreamDecoder;
-use arrow_ipc::{Endianness, Message, MessageHeader, root_as_message};
 use bytes::Bytes;
 use twice_log::ClickId;
 use twice_log::event::json::{JsonClick, JsonTime, RejectCode, Rejection, Text};
 
-use super::batch::{Parsed, too_many};
+use super::arrow_frames::check_frames;
+use super::batch::Parsed;
 use super::shape::{GivenId, Incoming};
 use crate::error::{Error, Result};
-
-const COLUMNS: [&str; 7] =
-    ["campaign_id", "click_id", "ad_id", "user_id", "publisher_id", "event_time", "schema_version"];
-const CONTINUATION: [u8; 4] = [0xFF; 4];
 
 /// Reads the rows of all batches in order and hands each to `take`, with its index over the whole stream.
 ///
@@ -63,7 +57,7 @@ pub(super) fn read_arrow(
 }
 
 /// Runs a step of the decoder; its errors and its panics are both the sender's.
-fn guarded<T>(step: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T> {
+pub(super) fn guarded<T>(step: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(broken(&error.to_string())),
@@ -71,149 +65,8 @@ fn guarded<T>(step: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Res
     }
 }
 
-fn broken(reason: &str) -> Error {
+pub(super) fn broken(reason: &str) -> Error {
     Error::bad_request(format!("the body is no Arrow IPC stream: {reason}"))
-}
-
-/// Walks the messages of the stream without decoding any data.
-fn check_frames(body: &[u8], records_max: u32) -> Result<()> {
-    let mut rest = body;
-    let mut rows = 0_u64;
-    let mut schema_read = false;
-    while let Some((message, data)) = next_message(&mut rest)? {
-        match message.header_type() {
-            MessageHeader::Schema if !schema_read => {
-                check_schema(&message)?;
-                schema_read = true;
-            }
-            MessageHeader::Schema => return Err(broken("it has two schemas")),
-            MessageHeader::RecordBatch if schema_read => {
-                let batch =
-                    message.header_as_record_batch().ok_or_else(|| broken("a batch has no header"))?;
-                check_batch(&batch, data.len())?;
-                rows = rows.saturating_add(batch.length().unsigned_abs());
-                if rows > records_max.into() {
-                    return Err(too_many(records_max as usize));
-                }
-            }
-            MessageHeader::DictionaryBatch if schema_read => {
-                let dictionary = message.header_as_dictionary_batch().and_then(|batch| batch.data());
-                check_batch(&dictionary.ok_or_else(|| broken("a dictionary has no data"))?, data.len())?;
-            }
-            MessageHeader::RecordBatch | MessageHeader::DictionaryBatch => {
-                return Err(broken("it does not begin with its schema"));
-            }
-            other => return Err(broken(&format!("messages of type {other:?} are not read here"))),
-        }
-    }
-    if schema_read { Ok(()) } else { Err(broken("it holds no schema")) }
-}
-
-/// Takes the next message and its data off `rest`; `None` at the end of the stream.
-fn next_message<'a>(rest: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8])>> {
-    if rest.is_empty() {
-        return Ok(None); // the end marker may be left out
-    }
-    let mut take = |length: usize| {
-        rest.split_off(..length).ok_or_else(|| broken("it ends within a message, or a length in it is wrong"))
-    };
-    let mut prefix = take(4)?;
-    if prefix == CONTINUATION {
-        prefix = take(4)?;
-    }
-    let length = prefix.iter().rev().fold(0_usize, |length, byte| (length << 8) | usize::from(*byte));
-    if length == 0 {
-        return if rest.is_empty() { Ok(None) } else { Err(broken("bytes follow its end marker")) };
-    }
-    let message =
-        root_as_message(take(length)?).map_err(|error| broken(&format!("a message is damaged: {error}")))?;
-    let body_length =
-        usize::try_from(message.bodyLength()).map_err(|_| broken("a length in it is negative"))?;
-    let data = take(body_length)?;
-    Ok(Some((message, data)))
-}
-
-fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, data_bytes: usize) -> Result<()> {
-    if batch.compression().is_some() {
-        let detail = "compressed Arrow buffers are not read here; send them plain and compress the whole body, with \
-             Content-Encoding gzip or zstd";
-        return Err(Error::UnsupportedMediaType { detail: detail.to_owned() });
-    }
-    let nodes = batch.nodes().ok_or_else(|| broken("a batch has no fields"))?;
-    let negative = nodes.iter().any(|node| node.length() < 0 || node.null_count() < 0);
-    if batch.length() < 0 || negative {
-        return Err(broken("a length in it is negative"));
-    }
-    let buffers = batch.buffers().ok_or_else(|| broken("a batch has no buffers"))?;
-    for buffer in buffers.iter() {
-        let end = buffer.offset().checked_add(buffer.length());
-        let inside = buffer.offset() >= 0 && buffer.length() >= 0;
-        if !inside || end.and_then(|end| usize::try_from(end).ok()).is_none_or(|end| end > data_bytes) {
-            return Err(broken("a buffer lies outside its batch"));
-        }
-    }
-    let counts = batch.variadicBufferCounts();
-    if counts.is_some_and(|counts| counts.iter().any(|count| !(0..=buffers.len() as i64).contains(&count))) {
-        return Err(broken("a count of buffers is wrong"));
-    }
-    Ok(())
-}
-
-/// Checks names and types, so that the decoder builds no other arrays than these.
-fn check_schema(message: &Message<'_>) -> Result<()> {
-    let header = message.header_as_schema().ok_or_else(|| broken("its schema has no header"))?;
-    if header.endianness() != Endianness::Little {
-        return Err(broken("it is big-endian"));
-    }
-    let schema: Schema = guarded(|| Ok(arrow_ipc::convert::fb_to_schema(header)))?;
-    for (place, field) in schema.fields().iter().enumerate() {
-        let name = field.name().as_str();
-        let fits = match name {
-            "click_id" => is_text(field.data_type()) || *field.data_type() == DataType::FixedSizeBinary(16),
-            "event_time" => {
-                matches!(field.data_type(), DataType::Timestamp(..) | DataType::Int64)
-                    || is_text(field.data_type())
-            }
-            "schema_version" => field.data_type().is_integer() || *field.data_type() == DataType::Null,
-            name if COLUMNS.contains(&name) => is_text(field.data_type()),
-            _ => {
-                return Err(Error::unprocessable(format!(
-                    "column {:?} is unknown; the columns of a click are {}",
-                    excerpt(name),
-                    COLUMNS.join(", ")
-                )));
-            }
-        };
-        if !fits {
-            return Err(Error::unprocessable(format!(
-                "column {name} cannot be {}; text columns are utf8 (plain, large, view or dictionary), click_id also \
-                 16 bytes, event_time also a timestamp or int64 milliseconds, schema_version an integer",
-                excerpt(&field.data_type().to_string())
-            )));
-        }
-        if schema.fields().iter().skip(place + 1).any(|other| other.name() == name) {
-            return Err(Error::unprocessable(format!("column {name} is there twice")));
-        }
-    }
-    if schema.field_with_name("campaign_id").is_err() {
-        return Err(Error::unprocessable("column campaign_id is missing"));
-    }
-    Ok(())
-}
-
-/// A column of nulls only is written as type null by some producers.
-fn is_text(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
-        DataType::Dictionary(key, value) => {
-            key.is_integer() && matches!(**value, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-        }
-        _ => false,
-    }
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(64).collect()
 }
 
 /// The columns of a batch, each behind one way to ask for a row.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod arrow_body;
+mod arrow_frames;
 mod batch;
 mod body;
 mod clicks;
@@ -20,5 +21,5 @@ pub(crate) use batch::read_batch;
 pub(crate) use body::read_body;
 pub(crate) use clicks::post_clicks;
 pub(crate) use imports::post_imports;
-pub use pseudonym::PseudonymKeys;
+pub use pseudonym::{MonthOfKeys, PseudonymKeys};
 pub(crate) use verdicts::post_verdicts;

@@ -97,7 +97,7 @@ async fn bad_rows_of_several_batches_are_refused_by_their_index_in_the_stream() 
     let campaigns = [texts(&[Some("camp_1"), None]), texts(&[Some("camp_1"), Some("camp_1"), Some("")])];
     let ids = [texts(&[None, Some(ID)]), texts(&[Some("7"), Some(ID), None])];
     let us = time(NOON).epoch_ms() * 1_000;
-    let times = [vec![us + 999, us], vec![us, us - 400_000_000_000_000_000, us]];
+    let times = [vec![us + 999, us], vec![us, us - 4_000_000_000_000, us]];
     let batches: Vec<RecordBatch> = (0..2)
         .map(|nth| {
             batch(vec![
@@ -155,7 +155,7 @@ async fn arrow_streams_that_make_no_clicks_are_refused_as_a_whole() {
     problem(post(stream(&[batch(vec![("campaign_id", texts(&[]))])])), 422, "no rows").await;
     problem(post(Vec::new()), 400, "no schema").await;
     problem(post(b"{\"campaign_id\":\"c\"}".to_vec()), 400, "Arrow").await;
-    problem(post([good.as_slice(), b"more"].concat()), 400, "after its end").await;
+    problem(post([good.as_slice(), b"more"].concat()), 400, "follow its end").await;
     problem(server.post("/v1/verdicts", ARROW, good.clone()), 415, "application/x-ndjson").await;
     for cut in 1..good.len() - 8 {
         let answer = post(good[..cut].to_vec()).send().await.expect("an answer");
