@@ -22,7 +22,7 @@ pub struct EdgeConfig {
     #[arg(long, default_value_t = EdgeConfig::default().tls_reload_ms)]
     pub tls_reload_ms: u32,
     /// Most connections open at once, 16 to 1 000 000; more wait for one to end. From four fifths of it on each answer
-    /// closes its connection. Each takes a file descriptor and some KiB. Default 20 000.
+    /// closes its connection. Each takes a file descriptor and some KiB. Default 16 384.
     #[arg(long, default_value_t = EdgeConfig::default().connections_max)]
     pub connections_max: u32,
     /// Time a client has to send the head of a request, 100 to 600 000; slower is closed. Default 5 000.
@@ -51,7 +51,7 @@ impl Default for EdgeConfig {
             tls_cert: None,
             tls_key: None,
             tls_reload_ms: 2_000,
-            connections_max: 20_000,
+            connections_max: 16_384,
             header_timeout_ms: 5_000,
             header_bytes_max: 16 << 10,
             keep_alive_s: 75,

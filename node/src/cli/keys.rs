@@ -27,6 +27,7 @@ pub struct Keys {
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
     Create(Create),
+    /// Lists keys with what they allow and when they were last used, revoked ones included
     List(Server),
     Revoke(Revoke),
     Actions(Actions),
