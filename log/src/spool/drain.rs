@@ -55,6 +55,7 @@ impl Spooling {
     /// Drains one queue until it is empty, the log does not take more, or `may` says no.
     async fn drain_queue(&self, queue: &SpoolQueue, records_per_s: u32, may: impl Fn() -> bool) {
         let mut drained = 0;
+        let may = || may() && !self.drain_paused.load(Ordering::Relaxed);
         while may() && !queue.is_empty() && self.breaker.allow(Instant::now()) {
             match self.drain_chunk(queue).await {
                 Ok(0) => break,

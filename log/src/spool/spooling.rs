@@ -3,8 +3,8 @@
 //! Guarantee: nothing above knows which log runs behind it, nor whether it answers. `Ok` means durable.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -61,7 +61,10 @@ pub struct Spooling {
     pub(super) spool: Option<Arc<SpoolQueue>>,
     pub(super) spill: Option<Arc<SpoolQueue>>,
     pub(super) spill_paused: AtomicBool,
+    pub(super) drain_paused: AtomicBool,
     apart: bool,
+    /// Why the log did not take records the last time it was asked, where it did not.
+    last_failure: Mutex<Option<String>>,
 }
 
 impl Spooling {
@@ -92,7 +95,16 @@ impl Spooling {
     pub fn without_queues(log: Arc<dyn ClickLog>) -> Self {
         let breaker = Breaker::new(BreakerConfig::default());
         let (config, spill_paused) = (SpoolConfig::default(), AtomicBool::new(false));
-        Self { log, breaker, config, spool: None, spill: None, spill_paused, apart: false }
+        Self {
+            log,
+            breaker,
+            config,
+            spool: None,
+            spill: None,
+            spill_paused,
+            apart: false,
+            last_failure: Mutex::default(),
+        }
     }
 
     /// Says that the queues lie on another disk than the log, so that they take records while the log's is full.
@@ -159,8 +171,14 @@ impl Spooling {
         let appended = appended.unwrap_or(Err(Error::Slow { after_ms: after.as_millis() as u64 }));
         match &appended {
             // Busy and Config are answers: the log is there.
-            Ok(()) | Err(Error::Busy { .. } | Error::Config { .. }) => self.breaker.succeeded(),
-            Err(_) => self.breaker.failed(Instant::now()),
+            Ok(()) | Err(Error::Busy { .. } | Error::Config { .. }) => {
+                self.breaker.succeeded();
+                *self.failure() = None;
+            }
+            Err(error) => {
+                self.breaker.failed(Instant::now());
+                *self.failure() = Some(super::chain(error));
+            }
         }
         appended
     }
@@ -168,6 +186,11 @@ impl Spooling {
     /// Pauses the draining of the spill queue, or lets it go on: whoever knows when there is room says so.
     pub fn pause_spill(&self, pause: bool) {
         self.spill_paused.store(pause, Ordering::Relaxed);
+    }
+
+    /// Pauses all draining, or lets it go on: while the log's disk is full, nothing more is to be written to it.
+    pub fn pause_drain(&self, pause: bool) {
+        self.drain_paused.store(pause, Ordering::Relaxed);
     }
 
     /// Returns whether records may be spooled at all.
@@ -189,6 +212,18 @@ impl Spooling {
             )),
             None => None,
         }
+    }
+
+    /// Returns why the log takes nothing at present; `None` while it does.
+    pub fn log_failure(&self) -> Option<String> {
+        match self.log_state() {
+            BreakerState::Closed => None,
+            BreakerState::HalfOpen | BreakerState::Open => self.failure().clone(),
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether the log is asked at present.

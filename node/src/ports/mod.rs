@@ -276,6 +276,7 @@ impl Status {
     pub async fn look(&self) {
         self.partitions().await;
         self.stream.freshness();
+        self.spooling.pause_drain(self.space.refusal().is_some());
         crate::spool::show(&self.spooling, self.clock.now());
         let breakers = [("windows", self.windows.breaker()), ("log", self.spooling.log_state())].into_iter().chain(self.bounded.breakers());
         for (breaker, state) in breakers {

@@ -75,6 +75,6 @@ fn crash(cluster: FluvioCluster, random: &mut Random) -> Result<()> {
             .with_context(|| format!("{}\n{}", site.node.log_tail(), site.cluster.output_tail()))?;
     }
     loads.finish(&site.node)?;
-    site.node.prove(&loads.ledgers)?;
+    site.node.prove_after_outage(&loads.ledgers)?;
     oracle_agrees(&site.node, &loads.ledgers, from, 2)
 }

@@ -3,6 +3,7 @@
 
 mod billing;
 mod disk;
+mod log;
 mod object_store;
 mod windows;
 
