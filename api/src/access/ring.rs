@@ -124,11 +124,17 @@ impl KeyRing {
         let is_same: bool = text.secret_sha256().ct_eq(&expected).into();
         let Some(held) = held.filter(|_| is_same) else { return Err(Refusal::Unknown) };
         let now = self.clock.now();
-        if held.key.revoked_at.is_some() || held.key.expires_at.is_some_and(|expires_at| expires_at <= now) {
+        if !held.is_valid(now) {
             return Err(Refusal::Ended { key_id: held.key.key_id.clone() });
         }
         held.used_ms.fetch_max(now.epoch_ms(), Ordering::Relaxed);
         Ok(Some(held.key))
+    }
+
+    /// Returns whether a key that was good when a long answer began still is.
+    pub(crate) fn is_valid(&self, key_id: &str) -> bool {
+        let keys = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(key_id).is_some_and(|held| held.is_valid(self.clock.now()))
     }
 
     /// Creates a key. Its text is handed out here and never again.
@@ -270,6 +276,10 @@ impl Held {
     fn of(stored: StoredKey, used_ms: Option<Arc<AtomicI64>>) -> Self {
         let used_ms = used_ms.unwrap_or_else(|| Arc::new(AtomicI64::new(UNUSED)));
         Self { key: Arc::new(stored.key), secret_sha256: stored.secret_sha256, used_ms }
+    }
+
+    fn is_valid(&self, now: UtcMillis) -> bool {
+        self.key.revoked_at.is_none() && self.key.expires_at.is_none_or(|expires_at| expires_at > now)
     }
 
     fn used_at(&self) -> UtcMillis {

@@ -92,12 +92,7 @@ impl EventStream {
     /// Returns the last event if the key no longer holds, whatever it was opened with.
     pub fn refused(&mut self) -> Option<String> {
         let key = self.key.as_ref()?;
-        let now = self.state.deps.clock.now();
-        let is_valid = self.state.deps.keys.keys().into_iter().any(|known| {
-            known.key_id == key.key_id
-                && known.revoked_at.is_none()
-                && known.expires_at.is_none_or(|expires_at| expires_at > now)
-        });
+        let is_valid = self.state.deps.keys.is_valid(&key.key_id);
         (!is_valid).then(|| self.end("refused", "the key was revoked or has expired"))
     }
 
