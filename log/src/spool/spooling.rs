@@ -102,6 +102,7 @@ impl Spooling {
             spool: None,
             spill: None,
             spill_paused,
+            drain_paused: AtomicBool::new(false),
             apart: false,
             last_failure: Mutex::default(),
         }
