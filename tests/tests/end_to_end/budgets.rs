@@ -145,7 +145,9 @@ fn a_decision_is_made_once_whatever_dies_around_it() -> Result<()> {
     let numbers: Vec<u64> = all.iter().map(|(number, ..)| *number).collect();
     ensure!(numbers == [1, 2, 3, 4], "{all:?}");
     ensure!(all[2].1 == "serving" && all[2].2 == "budget_changed", "{all:?}");
-    let told = node.command(&["campaigns", "budget", "spender"])?.expect(0)?;
+    let mut command = Binaries::get().twice();
+    command.args(["campaigns", "--server", &node.url(), "budget", "spender"]);
+    let told = run(&mut command, PATIENCE)?.expect(0)?;
     ensure!(told.contains("exhausted") && told.contains("0.001200 USD"), "{told}");
     ensure!(node.stop()?.success(), "graceful stop\n{}", node.log_tail());
     Ok(())
