@@ -12,7 +12,7 @@ use twice_log::event::MINUTE_MS;
 use twice_log::fail::FailPoint;
 use twice_log::{CampaignId, LogOffset, PartitionId, Topic, UtcMillis};
 use twice_store::billing::UtcMicros;
-use twice_store::{BudgetCause, BudgetDecision, BudgetState};
+use twice_store::{BudgetDecision, BudgetState};
 
 use super::account::Proposal;
 use super::actor::Shared;
@@ -320,11 +320,10 @@ impl Keeper {
                 let took_ms = (now.epoch_ms() - arrived_at.epoch_ms()).max(0);
                 metrics::histogram!(BUDGET_DECISION_SECONDS).record(took_ms as f64 / 1000.0);
             }
-            if decision.cause != BudgetCause::DayBegan {
-                tracing::info!(campaign = %decision.campaign_id, day = %decision.day, number = decision.number,
-                    state = decision.state.name(), cause = decision.cause.name(), spend = decision.spend_micros,
-                    "budget decision");
-            }
+            // One line a decision: a node with many campaigns would write little else.
+            tracing::debug!(campaign = %decision.campaign_id, day = %decision.day, number = decision.number,
+                state = decision.state.name(), cause = decision.cause.name(), spend = decision.spend_micros,
+                "budget decision");
         }
     }
 
