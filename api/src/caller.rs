@@ -66,11 +66,7 @@ impl Caller {
     }
 
     /// Returns the campaigns a list may show: the one asked for, else all that the key reaches; `None` for every one.
-    pub fn visible(
-        &self,
-        scope: Scope,
-        asked: Option<CampaignId>,
-    ) -> Result<Option<BTreeSet<CampaignId>>> {
+    pub fn visible(&self, scope: Scope, asked: Option<CampaignId>) -> Result<Option<BTreeSet<CampaignId>>> {
         match asked {
             Some(campaign) => {
                 self.require_for(scope, &campaign)?;

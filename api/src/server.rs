@@ -32,8 +32,8 @@ use crate::error::{Error, Result};
 use crate::ingest::PseudonymKeys;
 use crate::limits::RateLimits;
 use crate::ports::{
-    Admission, AuditControl, BudgetControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl, ReplayControl,
-    ShadowControl, StreamStatus,
+    Admission, AuditControl, BudgetControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl,
+    ReplayControl, ShadowControl, StreamStatus,
 };
 use crate::query::QueryActor;
 use crate::routes;
@@ -137,8 +137,7 @@ pub fn serve(deps: ApiDeps, listeners: Listeners, config: ApiConfig) -> Result<(
         .on_connect(move |connection, kept| connections.count(connection, kept))
         .shutdown_timeout(shutdown_timeout_s.into())
         .disable_signals();
-    let failed =
-        |source: io::Error| Error::Internal { what: "listening", source: Some(Box::new(source)) };
+    let failed = |source: io::Error| Error::Internal { what: "listening", source: Some(Box::new(source)) };
     server = match edge.tls_files()? {
         None => server.listen(listeners.public).map_err(failed)?,
         Some(files) => {
