@@ -145,7 +145,10 @@ async fn an_untouched_hour_is_proved_and_twice_with_the_same_hash() {
     let copied = Copied::of(&node);
     let certificate = copied.audit(None).await;
     assert_eq!(certificate.verdict, AuditVerdict::Proved, "{certificate}");
-    assert!(certificate.checks.len() == Check::ALL.len() - 1 && certificate.notices.is_empty(), "{certificate}");
+    assert!(
+        certificate.checks.len() == Check::ALL.len() - 1 && certificate.notices.is_empty(),
+        "{certificate}"
+    );
     assert_eq!(certificate.rows.len(), 6);
     let first = &certificate.rows[0];
     assert_eq!((first.version, first.counts.billable, first.counts.amount_micros), (Some(3), 1, 250_000));
