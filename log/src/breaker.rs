@@ -94,6 +94,11 @@ impl Breaker {
         };
     }
 
+    /// Returns whether the newest call that was reported failed: also before that opens it.
+    pub fn is_troubled(&self) -> bool {
+        !matches!(*self.lock(), State::Closed { failures: 0 })
+    }
+
     /// Returns how long a caller had better wait; zero unless it is open.
     pub fn wait(&self, now: Instant) -> Duration {
         match *self.lock() {
@@ -160,6 +165,7 @@ mod tests {
         assert!(site.breaker.allow(site.at(0)));
         site.breaker.failed(site.at(0));
         assert!(site.breaker.allow(site.at(0)), "one failure is none");
+        assert!(site.breaker.is_troubled(), "and is known");
         site.breaker.failed(site.at(0));
         assert!(!site.breaker.allow(site.at(99)));
         assert_eq!(site.breaker.wait(site.at(40)), Duration::from_millis(60));

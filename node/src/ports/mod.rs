@@ -18,10 +18,9 @@ use twice_api::ports as api;
 use twice_log::event::partition_of;
 use twice_log::hot::ClickLog;
 use twice_log::spool::Spooling;
-use twice_log::breaker::BreakerState;
 use twice_log::{CampaignId, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis};
-use twice_store::{ResilientWindows, SqliteStore};
 use twice_reconciler::{BillChange, ProgressEvent, ReconcilerHandle, ports as batch};
+use twice_store::{ResilientWindows, SqliteStore};
 
 use crate::disk::DiskSpace;
 use crate::metrics::BREAKER_STATE;
@@ -278,7 +277,9 @@ impl Status {
         self.stream.freshness();
         self.spooling.pause_drain(self.space.refusal().is_some());
         crate::spool::show(&self.spooling, self.clock.now());
-        let breakers = [("windows", self.windows.breaker()), ("log", self.spooling.log_state())].into_iter().chain(self.bounded.breakers());
+        let breakers = [("windows", self.windows.breaker()), ("log", self.spooling.log_state())]
+            .into_iter()
+            .chain(self.bounded.breakers());
         for (breaker, state) in breakers {
             metrics::gauge!(BREAKER_STATE, "breaker" => breaker).set(f64::from(state as u8));
         }
@@ -339,11 +340,7 @@ impl Status {
             }),
             Err(error) => Some(chain(&error)),
         };
-        let closed = |state: &BreakerState| *state == BreakerState::Closed;
-        let billing = self.bounded.breakers().into_iter().find(|(_, state)| !closed(state));
-        let billing = billing.map(|(breaker, _)| {
-            format!("{breaker} are not answered in time; answers are preliminary, changes are refused")
-        });
+        let billing = self.bounded.trouble().map(str::to_owned);
         let windows = self.windows.failure();
         let log = self.spooling.log_failure().map(|failure| {
             let held: u64 = self.spooling.status().iter().map(|queue| queue.records).sum();

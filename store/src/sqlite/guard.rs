@@ -70,6 +70,11 @@ impl Guard {
         })
     }
 
+    /// Returns whether the newest read and the newest write failed to begin.
+    pub fn troubled(&self) -> (bool, bool) {
+        (self.reads.is_troubled(), self.writes.is_troubled())
+    }
+
     /// Returns what the breakers do with the next call.
     pub fn states(&self) -> [(&'static str, BreakerState); 2] {
         let now = Instant::now();

@@ -92,21 +92,24 @@ impl SqliteStore {
         self.guard.iter().flat_map(|guard| guard.states()).collect()
     }
 
-    /// Asks a bounded store that is not asked for lack of answers whether it answers again: without requests nobody would
-    /// notice. A patient store is not asked.
+    /// Returns what a bounded store lately failed to do; `None` while it answers.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match self.guard.as_ref().map(|guard| guard.troubled())? {
+            (true, _) => Some("reads are not answered in time; answers are preliminary"),
+            (false, true) => Some("writes are not answered in time; changes are refused"),
+            (false, false) => None,
+        }
+    }
+
+    /// Asks a bounded store that lately did not answer whether it answers again: without requests nobody would notice. A
+    /// patient store is not asked.
     pub async fn probe(&self) {
-        let is_closed = |(_, state): &(&str, BreakerState)| *state == BreakerState::Closed;
-        let [reads, writes] = match &self.guard {
-            Some(guard) => guard.states(),
-            None => return,
-        };
+        let Some((reads, writes)) = self.guard.as_ref().map(|guard| guard.troubled()) else { return };
         // What comes of it is in the breakers.
-        if !is_closed(&reads) {
+        if reads {
             drop(self.begin_read().await);
         }
-        if !is_closed(&writes)
-            && let Ok(mut writer) = self.writer().await
-        {
+        if writes && let Ok(mut writer) = self.writer().await {
             drop(begin_write(&mut writer).await);
         }
     }

@@ -32,6 +32,7 @@ async fn a_held_write_lock_fails_writes_in_time_and_no_reads_until_it_is_free() 
         assert!(matches!(error, Error::Unanswered { .. }) && error.kind() == ErrorKind::Retry, "{error}");
     }
     assert_eq!(bounded.breakers()[1], ("billing-writes", BreakerState::Open));
+    assert!(bounded.trouble().is_some_and(|trouble| trouble.contains("writes")));
     let error = announce(&bounded).await.expect_err("not even asked").to_string();
     assert!(error.contains("lately"), "{error}");
     assert!(bounded.is_announced(Hour::from_since_epoch(1)).await.is_ok(), "reads wait for no writer");

@@ -60,7 +60,9 @@ fn with_its_locks_held_clicks_are_taken_answers_are_preliminary_and_the_hour_wai
     let listed = node.client().get(&format!("/v1/billing?hour={from}"))?;
     ensure!(listed.status == 503 && !listed.header("retry-after").is_empty(), "{listed:?}");
     wait_for_degraded(&node, "billing store")?;
-    ensure!(metric(&node, "twice_breaker_state", "billing-reads")? > 0.0, "the breaker is closed");
+    wait_for("the open breaker", || {
+        Ok((metric(&node, "twice_breaker_state", "billing-reads")? > 0.0).then_some(()))
+    })?;
     let waits = node.command(&["reconcile", "--hour", &from.to_string(), "--no-wait"])?;
     ensure!(node.client().get("/livez")?.status == 200, "it lives: {waits:?}");
     // Clicks have no need of it.
