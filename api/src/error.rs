@@ -115,7 +115,9 @@ impl Error {
             Error::HeadTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Headers too large")
             }
-            Error::BodyTimeout { .. } | Error::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "timeout", "Body came too slowly"),
+            Error::BodyTimeout { .. } | Error::BodyTooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "timeout", "Body came too slowly")
+            }
             Error::Conflict { .. } => (StatusCode::CONFLICT, "conflict", "Contradicts what is stored"),
             Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request too large"),
             Error::UnsupportedMediaType { .. } => {

@@ -42,7 +42,11 @@ pub fn describe() {
     describe_counter!(HELD_TOTAL, Unit::Count, "records acknowledged that went to a queue, not to the log");
     describe_histogram!(ACKNOWLEDGE_SECONDS, Unit::Seconds, "whole body received to durable append");
     describe_counter!(UNAUTHORIZED_TOTAL, Unit::Count, "requests without a valid key, by reason");
-    describe_counter!(LIMITS_REQUESTS_TOTAL, Unit::Count, "requests with clicks, by what the limit made of them");
+    describe_counter!(
+        LIMITS_REQUESTS_TOTAL,
+        Unit::Count,
+        "requests with clicks, by what the limit made of them"
+    );
     describe_counter!(LIMITS_CLICKS_TOTAL, Unit::Count, "clicks, by what the limit made of them");
     describe_gauge!(LIMITS_IN_FORCE, Unit::Count, "clicks a second that one key may send");
     describe_gauge!(LIMITS_SHORT, Unit::Count, "1 for the part that is short of room");

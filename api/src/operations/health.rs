@@ -48,10 +48,7 @@ pub(crate) async fn get_readyz(state: web::Data<ApiState>) -> HttpResponse {
     tag = "health",
 )]
 #[get("/metrics")]
-pub(crate) async fn get_metrics(
-    state: web::Data<ApiState>,
-    caller: Option<Caller>,
-) -> Result<HttpResponse> {
+pub(crate) async fn get_metrics(state: web::Data<ApiState>, caller: Option<Caller>) -> Result<HttpResponse> {
     match caller {
         _ if state.config.metrics_open => {}
         Some(caller) => caller.require(Scope::Admin)?,

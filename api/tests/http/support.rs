@@ -14,10 +14,11 @@ use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use twice_api::ports::{
-    Admission, AuditControl, BillChange, BudgetControl, CompareControl, CompareEvent, CompareRequest, ComparisonSummary,
-    ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState, PartitionStatus, PortError,
-    Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget, ReplayControl, ReplayEvent,
-    ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport, StreamStatus,
+    Admission, AuditControl, BillChange, BudgetControl, CompareControl, CompareEvent, CompareRequest,
+    ComparisonSummary, ExplainControl, ExplainQuery, Explanation, HealthStatus, PartitionState,
+    PartitionStatus, PortError, Readiness, ReconcileControl, ReconcileEvent, ReconcileStep, ReconcileTarget,
+    ReplayControl, ReplayEvent, ReplayRequest, ShadowControl, ShadowQuery, ShadowReport, StreamReport,
+    StreamStatus,
 };
 use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, Listeners, PseudonymKeys, RateLimits};
 use twice_log::archive::{Archive, RunOutcome};
@@ -321,7 +322,19 @@ impl Server {
         let (server, handle) = twice_api::serve(deps, listeners, config).expect("serves");
         actix_web::rt::spawn(server);
         let budgeting = (stored, live, stopping);
-        Self { url, client: Client::new(), clock, log, store, windows, archive, keys, budgeting, handle, folder }
+        Self {
+            url,
+            client: Client::new(),
+            clock,
+            log,
+            store,
+            windows,
+            archive,
+            keys,
+            budgeting,
+            handle,
+            folder,
+        }
     }
 
     /// Returns the folder of the archive.

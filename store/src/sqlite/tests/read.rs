@@ -86,7 +86,8 @@ async fn cursors_of_other_lists_and_made_up_ones_are_refused() {
     for cursor in foreign {
         let refused = fixture.store.reconciliations(1, Some(cursor.clone())).await.expect_err("is foreign");
         assert!(matches!(refused, Error::Cursor), "{cursor}");
-        let refused = fixture.store.divergence(noon(), None, None, 1, Some(cursor)).await.expect_err("is foreign");
+        let refused =
+            fixture.store.divergence(noon(), None, None, 1, Some(cursor)).await.expect_err("is foreign");
         assert!(matches!(refused, Error::Cursor));
     }
     let query = BillingQuery { cursor: runs.next_cursor, ..wide() };
