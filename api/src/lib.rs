@@ -26,6 +26,8 @@ pub use access::{Access, KeyRing, KeyText, NewKey};
 pub use config::ApiConfig;
 pub use edge::EdgeConfig;
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use ingest::fuzzing;
 pub use ingest::{MonthOfKeys, PseudonymKeys};
 pub use limits::{LimitsConfig, RateLimits};
 pub use server::{ApiDeps, Listeners, serve};

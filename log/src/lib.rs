@@ -10,6 +10,8 @@ mod error;
 pub mod event;
 pub mod fail;
 pub mod fs;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hot;
 pub mod spool;
 

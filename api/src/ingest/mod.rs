@@ -11,6 +11,7 @@ mod batch;
 mod body;
 mod clicks;
 mod cloudevents;
+pub mod fuzzing;
 mod imports;
 mod pseudonym;
 mod shape;

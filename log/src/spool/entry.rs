@@ -29,7 +29,7 @@ impl Entry {
     }
 
     /// Returns the bytes that the queue stores.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(ENTRY_HEADER_BYTES + self.bytes.len());
         out.put_u8(VERSION);
         out.put_u8(code(self.topic));

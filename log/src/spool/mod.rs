@@ -28,6 +28,13 @@ pub use queue::{QueueConfig, QueueStatus, SegmentCopy, SpoolQueue, strike_off};
 pub use spooling::{Held, Route, Spooling, Stored};
 pub use survey::{Survey, survey};
 
+/// Reads the bytes of a queue's position, for fuzz targets.
+pub(crate) fn read_position(bytes: &[u8]) {
+    if let Some(position) = position::parse(bytes) {
+        assert!(position.0 >= 0);
+    }
+}
+
 /// Joins an error and its causes into one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());

@@ -48,7 +48,7 @@ fn text(offset: LogOffset) -> String {
     format!("{number} {:08x}\n", crc32c::crc32c(number.as_bytes()))
 }
 
-fn parse(bytes: &[u8]) -> Option<LogOffset> {
+pub(super) fn parse(bytes: &[u8]) -> Option<LogOffset> {
     let (number, _) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
     let offset = LogOffset(number.parse().ok().filter(|number| *number >= 0)?);
     (text(offset).as_bytes() == bytes).then_some(offset)

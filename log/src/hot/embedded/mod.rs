@@ -14,6 +14,7 @@ mod commit;
 mod config;
 mod follow;
 mod frame;
+pub(crate) mod fuzzing;
 mod index;
 mod layout;
 mod partition;

@@ -123,7 +123,7 @@ pub(super) fn records_of(batch: &Batch<RawRecords>) -> Result<Vec<Bytes>, String
 }
 
 /// CRC-32C over the header from its attributes on, and the records.
-fn checksum(batch: &Batch<RawRecords>) -> Result<u32, String> {
+pub(super) fn checksum(batch: &Batch<RawRecords>) -> Result<u32, String> {
     let header = batch.get_header();
     let mut fields = Vec::with_capacity(40);
     let mut put = |field: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| field(&mut fields);

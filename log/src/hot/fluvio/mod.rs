@@ -15,6 +15,7 @@ mod batch;
 mod cluster;
 mod config;
 mod counters;
+pub(crate) mod fuzzing;
 mod poll;
 mod read;
 #[cfg(test)]
