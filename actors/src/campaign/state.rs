@@ -269,7 +269,9 @@ impl CampaignState {
             return (tallies, None);
         }
         let mut touched = Touched::default();
-        for (_, start, by) in facts.into_iter().filter(|(offset, ..)| before.is_none_or(|before| *offset > before)) {
+        for (_, start, by) in
+            facts.into_iter().filter(|(offset, ..)| before.is_none_or(|before| *offset > before))
+        {
             // A minute of copies that were not counted is told with the value it has: nothing new.
             if let Some(window) = self.counts.windows.get(&start) {
                 touched.minutes.insert(start, window.clicks);
