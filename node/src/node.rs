@@ -11,8 +11,8 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_actors::{
-    ArchiverConfig, Archiving, ArchivingParts, BudgetConfig, ProcessReplay, ReplayConfig, StreamConfig, StreamParts,
-    StreamPath,
+    ArchiverConfig, Archiving, ArchivingParts, BudgetConfig, ProcessReplay, ReplayConfig, StreamConfig,
+    StreamParts, StreamPath,
 };
 use twice_api::{Access, ApiConfig, ApiDeps, KeyRing, Listeners, PseudonymKeys, RateLimits};
 use twice_log::archive::s3::S3Config;
@@ -40,8 +40,8 @@ use crate::ports::{
 };
 use crate::privacy::{PrivacyConfig, watch_keys};
 use crate::recovery::Recovery;
-use crate::stores::StoresConfig;
 use crate::spool;
+use crate::stores::StoresConfig;
 use crate::swap::refuse_unfinished;
 use crate::trim::{TrimConfig, Trimming};
 
@@ -107,10 +107,10 @@ impl Node {
             OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
         let spooling = spool::open(&config.spool, folder, log.shared(), fs.clone()).await?;
         let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
+        let copied = (archive.clone(), spool::copies::node_name(&RealFs, folder)?);
         let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
         let store = Arc::new(database::open_for_writing(folder, &archive, clock.clone()).await?);
-        let keys =
-            keys::open(store.clone(), clock.clone(), config.access, &config.fail_points).await?;
+        let keys = keys::open(store.clone(), clock.clone(), config.access, &config.fail_points).await?;
         let limits = RateLimits::open(store.clone(), clock.clone(), config.api.limits.clone()).await?;
         let windows_folder = folder.join("sled/windows");
         let limit = config.stores.limit()?;
@@ -178,7 +178,7 @@ impl Node {
         };
         let node = Self {
             log,
-            draining: actix_web::rt::spawn(spooling.clone().drain()),
+            draining: spool::start(&spooling, copied),
             spooling,
             windows,
             store,

@@ -2,12 +2,16 @@
 //!
 //! Guarantee (G-1): what is in the queues is drained for as long as the node runs, and stays on disk when it stops.
 
+pub mod copies;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use actix_web::rt::task::JoinHandle;
 use anyhow::{Context, Result, bail};
 use twice_log::UtcMillis;
+use twice_log::archive::Archive;
 use twice_log::fs::{FileSystem, RealFs};
 use twice_log::hot::ClickLog;
 use twice_log::spool::{QueueStatus, SpoolConfig, Spooling, Survey, survey};
@@ -59,6 +63,14 @@ fn note_folder(fs: &dyn FileSystem, data_dir: &Path, config: &SpoolConfig, folde
         );
     }
     NOTE.write(fs, data_dir, text).context("cannot note where the spool lies")
+}
+
+/// Begins to drain the queues, and to copy their closed segments into the archive under the node's name.
+pub fn start(spooling: &Arc<Spooling>, (archive, node): (Archive, String)) -> JoinHandle<()> {
+    let (draining, copied) = (spooling.clone(), spooling.clone());
+    actix_web::rt::spawn(async move {
+        tokio::join!(draining.drain(), copies::run(copied, archive, node));
+    })
 }
 
 /// What this node's gateway holds, for the batch path.

@@ -27,8 +27,7 @@ pub struct SpoolConfig {
     /// clicks. Default 20000; 1 to 10000000
     #[arg(long, default_value_t = SpoolConfig::default().spool_drain_rate, value_name = "RECORDS")]
     pub spool_drain_rate: u32,
-    /// Size of a segment file of both queues. Closed ones are copied to the archive; smaller ones are copied sooner, and
-    /// cost more puts. Default 8 MiB; 64 KiB to 64 MiB
+    /// Size of a segment file of both queues. What is given up are whole segments; larger ones mean fewer files. Default 8 MiB; 64 KiB to 64 MiB
     #[arg(long, default_value_t = SpoolConfig::default().spool_segment_bytes, value_name = "BYTES")]
     pub spool_segment_bytes: u64,
     /// Bytes of records kept for clicks over their limit, of keys that may spill. Default 256 MiB; 0 turns it off, else at
