@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -20,6 +21,10 @@ pub enum LogFormat {
 /// Seconds; from a fast append to a slow recompute.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 1800.0];
+
+/// How often samples of histograms are sorted into their buckets: until then each takes memory of its own, whether or not
+/// anybody reads the metrics.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Starts the log lines. `filter` is in the syntax of `RUST_LOG`.
 pub fn start_logging(format: LogFormat, filter: &str) -> Result<()> {
@@ -48,6 +53,16 @@ pub fn start_metrics() -> Result<Arc<dyn Fn() -> String + Send + Sync>> {
     twice_reconciler::metrics::describe();
     twice_api::metrics::describe();
     crate::metrics::describe();
+    let upkeep = handle.clone();
+    std::thread::Builder::new()
+        .name("metrics-upkeep".to_owned())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(UPKEEP_EVERY);
+                upkeep.run_upkeep();
+            }
+        })
+        .context("cannot start the upkeep of metrics")?;
     Ok(Arc::new(move || {
         handle.run_upkeep();
         handle.render()
