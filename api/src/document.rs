@@ -111,7 +111,8 @@ fn shared_answers(operation: &Value, open: bool) -> Vec<(&'static str, &'static 
         answers.push(("401", "no API key, or one that is not valid"));
         answers.push(("403", "the key does not allow this"));
         answers.push(("429", "over the limit of the key; `Retry-After` says when to come back"));
-        answers.push(("503", "a part this answer needs does not answer; `Retry-After` says when to ask again"));
+        answers
+            .push(("503", "a part this answer needs does not answer; `Retry-After` says when to ask again"));
     }
     let parameters = operation["parameters"].as_array();
     let body = operation.get("requestBody").is_some();

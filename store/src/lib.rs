@@ -35,8 +35,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use imports::{Import, ImportStore};
 pub use keys::{AdminAction, ApiKey, CampaignSet, KeyStore, Scope, StoredKey, Tier};
 pub use limits::{
-    LimitCounts, LimitEnd, LimitFigures, LimitHistory, LimitOutcome, LimitState, LimitStore, LimitVersion, NewLimits,
-    TierLimits, Tiers, built_in_limits,
+    LimitCounts, LimitEnd, LimitFigures, LimitHistory, LimitOutcome, LimitState, LimitStore, LimitVersion,
+    NewLimits, TierLimits, Tiers, built_in_limits,
 };
 pub use modes::{HourMode, ModeSetting, ModeStore};
 pub use replay::{Replay, ReplayProgress, ReplayProgressSender, Replayed, ReplayedHour};

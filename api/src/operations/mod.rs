@@ -9,8 +9,8 @@ mod keys;
 mod limits;
 mod mode;
 mod reconciliations;
-mod retention;
 mod replays;
+mod retention;
 mod shadow;
 
 use crate::error::{Error, Result};
@@ -24,8 +24,8 @@ pub(crate) use keys::{delete_key, get_admin_actions, get_keys, post_keys};
 pub(crate) use limits::{get_rate_limits, post_rate_limits_revert, put_rate_limits};
 pub(crate) use mode::{get_mode, put_mode};
 pub(crate) use reconciliations::{get_reconciliations, post_reconciliations};
-pub(crate) use retention::post_retention;
 pub(crate) use replays::post_replays;
+pub(crate) use retention::post_retention;
 pub(crate) use shadow::post_shadow_runs;
 
 const LIMIT_DEFAULT: u32 = 1_000;

@@ -29,7 +29,8 @@ fn every_answer_of_a_node_is_documented() -> Result<()> {
     let node = Node::start(NodeOptions::brisk())?;
     // Something to find, so that more than empty lists are answered.
     let hour = hours_ago(3);
-    node.client().put_json("/v1/campaigns/0", &json!({"name": "n", "currency": "USD", "cpc_micros": 500_000}))?;
+    node.client()
+        .put_json("/v1/campaigns/0", &json!({"name": "n", "currency": "USD", "cpc_micros": 500_000}))?;
     let click = json!({"campaign_id": "0", "ad_id": "0", "event_time": hour.start().to_string()});
     let answer = node.client().post_json("/v1/clicks", &click)?;
     ensure!(answer.status == 202, "{}", answer.body);

@@ -132,7 +132,8 @@ fn a_disk_filled_to_the_last_byte_loses_nothing_that_was_acknowledged() -> Resul
     // The log may have stopped at a failed write, which a restart ends; the senders send again what was not answered.
     // Meanwhile clicks may be spooled: the log says itself that it stopped.
     let ready = node.client().get("/readyz");
-    let is_stopped = ready.is_ok_and(|answer| answer.status != 200 || answer.body.contains("restart the node"));
+    let is_stopped =
+        ready.is_ok_and(|answer| answer.status != 200 || answer.body.contains("restart the node"));
     if is_stopped || takes_nothing(&node)? {
         node.kill()?;
         node.restart()?;
