@@ -6,6 +6,7 @@
 #   make verify-full PART=day     a day of 100 million clicks by both paths, within 1 GiB each
 #   make verify-full PART=size    ingest and recompute at full size, measured in the release profile
 #   make verify-full PART=peers   the recompute against DuckDB over the same files
+#   make verify-full PART=fuzz    10 minutes of each fuzz target
 #   make demo                     the same as ./quickstart
 
 SHELL := /bin/bash

@@ -105,3 +105,58 @@ pub fn spool(bytes: &[u8]) {
     assert_eq!(Entry::decode(&entry.encode()).as_ref(), Ok(&entry));
     crate::spool::read_position(bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Runs the seeds of a target, and what a search once found.
+    fn run(target: &str, decode: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let entries = fs::read_dir(&folder).expect("a corpus");
+        let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "{target} has seeds");
+        for file in files {
+            let bytes = fs::read(&file).expect("reads");
+            let decoded = std::panic::catch_unwind(|| decode(&bytes));
+            assert!(decoded.is_ok(), "{} breaks it", file.display());
+        }
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_json_click() {
+        run("click_json", super::click_json);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_json_verdict() {
+        run("verdict_json", super::verdict_json);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_record() {
+        run("record", super::record);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_an_object_of_the_archive() {
+        run("manifest", super::manifest);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_segment() {
+        run("log_segment", super::log_segment);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_batch_of_fluvio() {
+        run("fluvio_value", super::fluvio_value);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_an_entry_of_the_spool() {
+        run("spool", super::spool);
+    }
+}

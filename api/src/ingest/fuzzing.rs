@@ -46,3 +46,38 @@ fn body(shape: &Shape, bytes: &[u8]) {
     assert!(next <= RECORDS_MAX, "no more than allowed");
     assert!(read.is_err() || next > 0, "a body without records is refused");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Runs the seeds of a target, and what a search once found.
+    fn run(target: &str, decode: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let entries = fs::read_dir(&folder).expect("a corpus");
+        let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "{target} has seeds");
+        for file in files {
+            let bytes = fs::read(&file).expect("reads");
+            let decoded = std::panic::catch_unwind(|| decode(&bytes));
+            assert!(decoded.is_ok(), "{} breaks it", file.display());
+        }
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_a_batch_of_clicks() {
+        run("click_batch", super::click_batch);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_events() {
+        run("cloudevents", super::cloudevents);
+    }
+
+    #[test]
+    fn no_input_of_the_corpus_breaks_an_arrow_stream() {
+        run("arrow_body", super::arrow_body);
+    }
+}
