@@ -21,6 +21,7 @@ mod import;
 mod limits;
 mod openapi;
 mod outages;
+mod profiles;
 mod retention;
 mod s3;
 mod scenario;
