@@ -17,7 +17,8 @@ pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes that a record's length takes.
 pub(super) const LENGTH_BYTES_MAX: usize = 5;
 
-const MAGIC: [u8; 4] = [0xC7, b'2', b'F', 0x9E];
+/// First bytes of a frame.
+pub(super) const FRAME_MAGIC: [u8; 4] = [0xC7, b'2', b'F', 0x9E];
 
 /// A decoded frame header whose numbers are plausible. Only [`FrameHeader::matches`] says that the frame is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl FrameHeader {
     /// Decodes a header; the error is the reason why it is none.
     pub(super) fn decode(bytes: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, &'static str> {
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[..4] != MAGIC {
+        if bytes[..4] != FRAME_MAGIC {
             return Err("no frame begins here");
         }
         let (payload_bytes, crc, records) = (number(4) as usize, number(8), number(12));
@@ -92,7 +93,7 @@ pub(super) fn encode_frame<'a>(
     seed: u32,
 ) -> Bytes {
     let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + payload_bytes);
-    frame.extend_from_slice(&MAGIC);
+    frame.extend_from_slice(&FRAME_MAGIC);
     frame.extend_from_slice(&(payload_bytes as u32).to_le_bytes()); // bounded by FRAME_PAYLOAD_BYTES_MAX
     frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(&records.to_le_bytes());

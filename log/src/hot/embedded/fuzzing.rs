@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::frame::{encode_frame, put_record};
+use super::frame::{FRAME_MAGIC, encode_frame, put_record};
 use super::partition::PartitionKey;
 use super::salvage::salvage_segment;
 use super::scan::{Check, Tail, Walk, Window, check_header, tail_from, walk_from_start, walk_on};
@@ -32,6 +32,9 @@ pub fn log_segment(input: &[u8]) {
         return;
     }
     let Some((records, damage)) = rest.split_last_chunk::<DAMAGE_BYTES>() else { return };
+    if records.windows(FRAME_MAGIC.len()).any(|bytes| bytes == FRAME_MAGIC) {
+        return; // a record that holds a frame of this very segment can feign one; `scan` says what keeps that away
+    }
     let made = Made::from(records, usize::from(first >> 1 & 7) + 1);
     let (whole, tail) = walk(&made.segment);
     assert_eq!((whole.end, tail), (LogOffset(BASE.0 + made.records.len() as i64), Tail::Clean));

@@ -77,7 +77,7 @@ fn key(topic: Topic, partition: PartitionId) -> PartitionKey {
 
 fn take_frames(bytes: &Bytes, id: &SegmentId, next: &mut LogOffset, salvage: &mut Salvage) {
     let mut at = SEGMENT_HEADER_BYTES;
-    while let Some((found, header)) = next_frame(bytes, id, at) {
+    while let Some((found, header)) = next_frame(bytes, id, at, *next) {
         at = found + header.frame_bytes();
         if header.end() <= *next {
             continue;
@@ -91,12 +91,42 @@ fn take_frames(bytes: &Bytes, id: &SegmentId, next: &mut LogOffset, salvage: &mu
     }
 }
 
-/// Returns the first whole frame at or after `at`.
-fn next_frame(bytes: &[u8], id: &SegmentId, at: usize) -> Option<(usize, FrameHeader)> {
+/// Returns the first whole frame at or after `from`, where a frame with offset `next` would begin, or one before it.
+///
+/// A damaged frame's records may hold bytes that look like a whole one: a frame that goes farther than the bytes before it
+/// allow (no record takes less than one) is such bytes. Believed, it would make every frame behind it look like an old one.
+fn next_frame(bytes: &[u8], id: &SegmentId, from: usize, next: LogOffset) -> Option<(usize, FrameHeader)> {
     let last = bytes.len().checked_sub(FRAME_HEADER_BYTES)?;
-    (at..=last).find_map(|at| {
+    (from..=last).find_map(|at| {
         let header = bytes[at..at + FRAME_HEADER_BYTES].try_into().ok()?;
         let header = FrameHeader::decode(header).ok()?;
-        header.matches(&bytes[at..], id.seed()).then_some((at, header))
+        let possible = header.base.0 <= next.0.max(id.base.0).saturating_add((at - from) as i64);
+        (possible && header.matches(&bytes[at..], id.seed())).then_some((at, header))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{encode_frame, put_record};
+    use super::*;
+
+    fn frame(record: &[u8], base: i64) -> Bytes {
+        let mut payload = Vec::new();
+        put_record(&mut payload, record);
+        let seed = key(Topic::AdClicks, PartitionId(0)).segment(LogOffset(0)).seed();
+        encode_frame([&payload[..]].into_iter(), payload.len(), 1, LogOffset(base), seed)
+    }
+
+    // Found by a fuzz target: times stand in records, and a sender may choose them so that they read as an offset.
+    #[test]
+    fn a_frame_that_a_damaged_record_feigns_hides_none_behind_it() {
+        let feigned = frame(b"x", 1_736_942_400_123);
+        let mut damaged = frame(&feigned, 0).to_vec();
+        damaged[8] ^= 1;
+        let segment =
+            [&[0; SEGMENT_HEADER_BYTES][..], &damaged, &frame(b"one", 1), &frame(b"two", 2)].concat();
+        let (records, missing) =
+            salvage_segment(Topic::AdClicks, PartitionId(0), LogOffset(0), &Bytes::from(segment));
+        assert_eq!((records, missing), (vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")], 1));
+    }
 }
