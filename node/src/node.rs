@@ -19,7 +19,6 @@ use twice_log::archive::s3::S3Config;
 use twice_log::archive::{Archive, ArchiveLocation, CountingSettings};
 use twice_log::fail::FailPoints;
 use twice_log::fs::{FileSystem, RealFs};
-use twice_log::hot::ClickLog;
 use twice_log::spool::{SpoolConfig, Spooling};
 use twice_log::{Clock, WallClock};
 use twice_reconciler::recompute::ProcessRecompute;
@@ -29,6 +28,7 @@ use twice_store::{ArchiveAggregates, ResilientWindows, SqliteStore, WindowStore}
 use crate::archive;
 use crate::audit::AuditProcess;
 use crate::budgets::{BudgetWiring, Observing, RunningBudgets};
+use crate::clock_watch::ClockWatch;
 use crate::database;
 use crate::disk::{DiskConfig, DiskSpace};
 use crate::housekeeping::Housekeeping;
@@ -98,76 +98,16 @@ impl Node {
     /// # Errors
     /// The part that did not open, with what to do.
     pub async fn start(config: NodeConfig, listeners: Listeners) -> Result<(Self, Server, ServerHandle)> {
-        let clock: Arc<dyn Clock> = Arc::new(WallClock);
-        let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
-        let folder = config.data_dir.as_path();
-        let (lock, recovery) = take(folder, fs.as_ref(), clock.as_ref())?;
-        let space = Arc::new(DiskSpace::new(folder, config.disk)?);
-        let log =
-            OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
-        let spooling = spool::open(&config.spool, folder, log.shared(), fs.clone()).await?;
-        let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
-        let copied = (archive.clone(), spool::copies::node_name(&RealFs, folder)?);
-        let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
-        let store = Arc::new(database::open_for_writing(folder, &archive, clock.clone()).await?);
-        let keys = keys::open(store.clone(), clock.clone(), config.access, &config.fail_points).await?;
-        let limits = RateLimits::open(store.clone(), clock.clone(), config.api.limits.clone()).await?;
-        let windows_folder = folder.join("sled/windows");
-        let limit = config.stores.limit()?;
-        let windows = ResilientWindows::open(&windows_folder, config.windows_cache_bytes, limit).await?;
-        let windows = Arc::new(windows);
-        let bounded = Arc::new(store.bounded(limit));
-        let click_log = log.shared();
+        let opened = Opened::open(&config).await?;
         let observing = Observing::default();
-        let (stream, archiving) = start_readers(
-            &config,
-            click_log.clone(),
-            (windows.clone(), &observing),
-            archive.clone(),
-            clock.clone(),
-        )
-        .await?;
-        let wiring = BudgetWiring {
-            log: click_log.clone(),
-            spooling: spooling.clone(),
-            stream: stream.clone(),
-            windows: windows.clone(),
-            store: store.clone(),
-            clock: clock.clone(),
-            fail_points: config.fail_points.clone(),
-        };
-        let budgets = RunningBudgets::start(observing, wiring, config.budget)?;
-        let aggregates = Arc::new(ArchiveAggregates::new(archive.clone(), config.api.query_cache_bytes_max));
-        let deps = ReconcilerDeps {
-            clock: clock.clone(),
-            log: click_log.clone(),
-            archive,
-            archive_location: archive_location.clone(),
-            billing: store.clone(),
-            campaigns: store.clone(),
-            imports: store.clone(),
-            seals: Arc::new(StreamSeals(stream.clone())),
-            archiver: Arc::new(ArchiverFlush(archiving.clone())),
-            held: Arc::new(spool::HeldHere(spooling.clone())),
-            recompute: Arc::new(recompute_child(config.reconciler.nice)?),
-            replay: Arc::new(replay_child(&config.replay, archive_location, folder)?),
-            fail_points: config.fail_points.clone(),
-        };
+        let (stream, archiving) = start_readers(&config, &opened, &observing).await?;
+        let budgets = RunningBudgets::start(observing, opened.wiring(&config, &stream), config.budget)?;
+        let deps = opened.reconciler_deps(&config, &stream, &archiving)?;
         let reconciler = Reconciler::start(config.reconciler.clone(), deps.clone())?;
-        let compare = compares(&config, (&reconciler, &deps), &log, &stream, &recovery);
-        let status = Arc::new(Status {
-            node: "local".to_owned(),
-            log: click_log.clone(),
-            stream: stream.clone(),
-            archiving: archiving.clone(),
-            reconciler: reconciler.clone(),
-            clock: clock.clone(),
-            freshness: Arc::default(),
-            space: space.clone(),
-            spooling: spooling.clone(),
-            windows: windows.clone(),
-            bounded: bounded.clone(),
-        });
+        let compare = compares(&config, (&reconciler, &deps), &opened.log, &stream, &opened.recovery);
+        let status = Arc::new(opened.status(&stream, &archiving, &reconciler));
+        let Opened { clock, space, log, spooling, archive, copied, store, bounded, windows, .. } = opened;
+        let aggregates = Arc::new(ArchiveAggregates::new(archive, config.api.query_cache_bytes_max));
         let housekeeping = Housekeeping {
             status: status.clone(),
             windows: windows.clone(),
@@ -188,15 +128,21 @@ impl Node {
             archiving,
             reconciler,
             housekeeping: actix_web::rt::spawn(housekeeping.run()),
-            recovery,
-            audits: Arc::new(Audits::new(audits)),
-            keys,
-            limits,
-            _lock: lock,
+            recovery: opened.recovery,
+            audits: Arc::new(Audits::new(opened.audits)),
+            keys: opened.keys,
+            limits: opened.limits,
+            _lock: opened.lock,
         };
         config.privacy.validate()?;
-        let pseudonyms = Arc::new(PseudonymKeys::open(folder.join("keys"))?);
-        actix_web::rt::spawn(watch_keys(pseudonyms.clone(), clock.clone(), config.privacy));
+        let pseudonyms = Arc::new(PseudonymKeys::open(config.data_dir.join("keys"))?);
+        actix_web::rt::spawn(opened.clock_watch.clone().run());
+        actix_web::rt::spawn(watch_keys(
+            pseudonyms.clone(),
+            clock.clone(),
+            opened.clock_watch,
+            config.privacy,
+        ));
         let deps = node.api_deps(status, aggregates, compare, clock, pseudonyms, config.render_metrics);
         let (server, handle) = twice_api::serve(deps, listeners, config.api)?;
         Ok((node, server, handle))
@@ -274,21 +220,137 @@ impl Node {
     }
 }
 
+/// What is open before anything runs.
+struct Opened {
+    clock: Arc<dyn Clock>,
+    clock_watch: Arc<ClockWatch>,
+    lock: File,
+    recovery: Arc<Recovery>,
+    space: Arc<DiskSpace>,
+    log: OpenLog,
+    spooling: Arc<Spooling>,
+    archive: Archive,
+    archive_location: ArchiveLocation,
+    /// Where closed segments of the queues are copied to, and under which name of this node.
+    copied: (Archive, String),
+    audits: AuditProcess,
+    store: Arc<SqliteStore>,
+    bounded: Arc<SqliteStore>,
+    windows: Arc<ResilientWindows>,
+    keys: Arc<KeyRing>,
+    limits: Arc<RateLimits>,
+}
+
+impl Opened {
+    async fn open(config: &NodeConfig) -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(WallClock);
+        let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+        let folder = config.data_dir.as_path();
+        let (lock, recovery) = take(folder, fs.as_ref(), clock.as_ref())?;
+        let space = Arc::new(DiskSpace::new(folder, config.disk)?);
+        let log =
+            OpenLog::open(&config.log, folder, fs.clone(), clock.clone(), config.fail_points.clone()).await?;
+        let spooling = spool::open(&config.spool, folder, log.shared(), fs.clone()).await?;
+        let (archive, archive_location) = archive::open(&config.s3, fs, folder).await?;
+        let clock_watch = ClockWatch::open(folder.to_path_buf(), clock.clone(), &archive).await?;
+        let copied = (archive.clone(), spool::copies::node_name(&RealFs, folder)?);
+        let audits = AuditProcess::new(&config.reconciler, folder, archive_location.clone())?;
+        let store = Arc::new(database::open_for_writing(folder, &archive, clock.clone()).await?);
+        let limit = config.stores.limit()?;
+        let bounded = Arc::new(store.bounded(limit));
+        // Every request asks for its key and its limit: neither may wait for the store longer than requests do.
+        let keys = keys::open(bounded.clone(), clock.clone(), config.access, &config.fail_points).await?;
+        let limits = RateLimits::open(bounded.clone(), clock.clone(), config.api.limits.clone()).await?;
+        let windows_folder = folder.join("sled/windows");
+        let windows = ResilientWindows::open(&windows_folder, config.windows_cache_bytes, limit).await?;
+        Ok(Self {
+            clock,
+            clock_watch: Arc::new(clock_watch),
+            lock,
+            recovery,
+            space,
+            log,
+            spooling,
+            archive,
+            archive_location,
+            copied,
+            audits,
+            store,
+            bounded,
+            windows: Arc::new(windows),
+            keys,
+            limits,
+        })
+    }
+
+    fn wiring(&self, config: &NodeConfig, stream: &StreamPath) -> BudgetWiring {
+        BudgetWiring {
+            log: self.log.shared(),
+            spooling: self.spooling.clone(),
+            stream: stream.clone(),
+            windows: self.windows.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            fail_points: config.fail_points.clone(),
+        }
+    }
+
+    fn reconciler_deps(
+        &self,
+        config: &NodeConfig,
+        stream: &StreamPath,
+        archiving: &Archiving,
+    ) -> Result<ReconcilerDeps> {
+        let location = self.archive_location.clone();
+        Ok(ReconcilerDeps {
+            clock: self.clock.clone(),
+            clock_witness: self.clock_watch.clone(),
+            log: self.log.shared(),
+            archive: self.archive.clone(),
+            archive_location: location.clone(),
+            billing: self.store.clone(),
+            campaigns: self.store.clone(),
+            imports: self.store.clone(),
+            seals: Arc::new(StreamSeals(stream.clone())),
+            archiver: Arc::new(ArchiverFlush(archiving.clone())),
+            held: Arc::new(spool::HeldHere(self.spooling.clone())),
+            recompute: Arc::new(recompute_child(config.reconciler.nice)?),
+            replay: Arc::new(replay_child(&config.replay, location, &config.data_dir)?),
+            fail_points: config.fail_points.clone(),
+        })
+    }
+
+    fn status(&self, stream: &StreamPath, archiving: &Archiving, reconciler: &ReconcilerHandle) -> Status {
+        Status {
+            node: "local".to_owned(),
+            log: self.log.shared(),
+            stream: stream.clone(),
+            archiving: archiving.clone(),
+            reconciler: reconciler.clone(),
+            clock: self.clock.clone(),
+            freshness: Arc::default(),
+            space: self.space.clone(),
+            spooling: self.spooling.clone(),
+            windows: self.windows.clone(),
+            bounded: self.bounded.clone(),
+        }
+    }
+}
+
 /// Starts what reads the log: the stream path and the archiver.
 async fn start_readers(
     config: &NodeConfig,
-    log: Arc<dyn ClickLog>,
-    (windows, observing): (Arc<dyn WindowStore>, &Observing),
-    archive: Archive,
-    clock: Arc<dyn Clock>,
+    opened: &Opened,
+    observing: &Observing,
 ) -> Result<(StreamPath, Archiving)> {
+    let (log, archive) = (opened.log.shared(), opened.archive.clone());
     let parts = StreamParts {
         log: log.clone(),
-        windows: observing.over(windows),
+        windows: observing.over(opened.windows.clone()),
         spend: observing.spend.clone(),
         seals: Arc::new(archive.clone()),
         history: Arc::new(archive.clone()),
-        clock,
+        clock: opened.clock.clone(),
         settings: config.counting,
         checkpoints: config.data_dir.join("sled/checkpoints"),
         lease_epoch: 0,
