@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
@@ -22,6 +22,8 @@ pub(crate) struct Caller {
     pub key: Option<Arc<ApiKey>>,
     /// Address of the sender; `None` where the connection has none.
     pub address: Option<IpAddr>,
+    /// Where the handler says what is to be done, for the log of actions; `None` for what is not noted.
+    pub noted: Option<Arc<OnceLock<String>>>,
 }
 
 impl Caller {
@@ -76,6 +78,14 @@ impl Caller {
                 self.require(scope)?;
                 Ok(self.campaigns().cloned())
             }
+        }
+    }
+
+    /// Says what the request is to do, beside its method and path: it stands in the log of actions with its answer.
+    pub fn note(&self, what: impl Into<String>) {
+        if let Some(noted) = &self.noted {
+            // Said once: the first is what was asked for.
+            let _ = noted.set(what.into());
         }
     }
 

@@ -17,6 +17,10 @@ pub struct ApiConfig {
     /// fewer requests and more memory a request. Default 16 MiB.
     #[arg(long, default_value_t = ApiConfig::default().body_bytes_max)]
     pub body_bytes_max: u32,
+    /// Memory for request bodies that are there at the same time, unpacked, at least `body_bytes_max` and at most 1 TiB;
+    /// what does not fit is answered 503. While a body is checked it takes about twice as much. Default 256 MiB.
+    #[arg(long, default_value_t = ApiConfig::default().bodies_bytes_max)]
+    pub bodies_bytes_max: u64,
     /// Most clicks or verdicts of one request, 1 to 1 000 000; more is answered 413. Default 50 000.
     #[arg(long, default_value_t = ApiConfig::default().batch_records_max)]
     pub batch_records_max: u32,
@@ -85,6 +89,7 @@ impl Default for ApiConfig {
         Self {
             workers: 0,
             body_bytes_max: 16 << 20,
+            bodies_bytes_max: 256 << 20,
             batch_records_max: 50_000,
             body_timeout_ms: 30_000,
             click_age_ms_max: limits.past_ms_max.unwrap_or(7 * DAY_MS),
@@ -117,6 +122,10 @@ impl ApiConfig {
     pub fn validate(&self) -> Result<()> {
         within("workers", self.workers.into(), 0, 256)?;
         within("body_bytes_max", self.body_bytes_max.into(), 1_024, 1 << 30)?;
+        let bodies_bytes = i64::try_from(self.bodies_bytes_max).unwrap_or(i64::MAX);
+        // One body must fit, with the step that is taken ahead of it.
+        let body_bytes = i64::from(self.body_bytes_max) + 1_024;
+        within("bodies_bytes_max", bodies_bytes, body_bytes, 1 << 40)?;
         within("batch_records_max", self.batch_records_max.into(), 1, 1_000_000)?;
         within("body_timeout_ms", self.body_timeout_ms.into(), 100, DAY_MS)?;
         within("click_age_ms_max", self.click_age_ms_max, 0, 400 * DAY_MS)?;

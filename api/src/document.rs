@@ -106,7 +106,10 @@ fn complete(document: &mut Value) {
 
 /// Lists the answers an operation gives beside those its route names.
 fn shared_answers(operation: &Value, open: bool) -> Vec<(&'static str, &'static str)> {
-    let mut answers = vec![("500", "the server failed; its log has the cause under the request id")];
+    let mut answers = vec![
+        ("500", "the server failed; its log has the cause under the request id"),
+        ("431", "path, query and headers are larger than allowed"),
+    ];
     if !open {
         answers.push(("401", "no API key, or one that is not valid"));
         answers.push(("403", "the key does not allow this"));

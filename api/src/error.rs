@@ -36,7 +36,7 @@ pub enum Error {
     #[error("the body came too slowly")]
     BodyTooSlow,
     /// The head of the request is larger than allowed (431). The client sends fewer or shorter headers.
-    #[error("the headers hold more than the {limit} bytes allowed")]
+    #[error("path, query and headers hold more than the {limit} bytes allowed")]
     HeadTooLarge { limit: usize },
     /// The request contradicts what is stored (409).
     #[error("{reason}")]

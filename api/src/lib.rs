@@ -21,6 +21,7 @@ mod problem;
 mod query;
 mod routes;
 mod server;
+mod turns;
 
 pub use access::{Access, KeyRing, KeyText, NewKey};
 pub use config::ApiConfig;

@@ -24,19 +24,21 @@ use twice_store::imports::ImportStore;
 use twice_store::modes::ModeStore;
 use twice_store::windows::{LiveWindows, WindowStore};
 
-use crate::access::{Access, KeyRing};
+use crate::access::{Access, KeyRing, RefusedActions};
 use crate::config::ApiConfig;
 use crate::document::Document;
 use crate::edge::{Certificates, Connections};
 use crate::error::{Error, Result};
-use crate::ingest::PseudonymKeys;
+use crate::ingest::{BodyMemory, PseudonymKeys};
 use crate::limits::RateLimits;
+use crate::operations::LastReadiness;
 use crate::ports::{
     Admission, AuditControl, BudgetControl, CompareControl, ExplainControl, HealthStatus, ReconcileControl,
     ReplayControl, ShadowControl, StreamStatus,
 };
 use crate::query::QueryActor;
 use crate::routes;
+use crate::turns::Turns;
 
 /// Renders the metrics page in Prometheus text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -83,6 +85,14 @@ pub(crate) struct ApiState {
     /// Places for event streams.
     pub event_streams: Arc<Semaphore>,
     pub connections: Arc<Connections>,
+    /// Places for what reads much: long lists, explanations.
+    pub turns: Turns,
+    /// Memory for bodies.
+    pub bodies: BodyMemory,
+    /// Actions that keys were refused.
+    pub refused: RefusedActions,
+    /// What strangers were told of the node's readiness last.
+    pub readiness: LastReadiness,
     /// The OpenAPI document and what it says of paths and methods.
     pub document: Document,
 }
@@ -100,7 +110,20 @@ impl ApiState {
         let document = Document::build(routes::configure)?;
         let event_streams = Arc::new(Semaphore::new(config.event_streams_max as usize));
         let connections = Arc::default();
-        Ok(web::Data::new(Self { deps, config, query, event_streams, connections, document }))
+        let (turns, bodies) = (Turns::default(), BodyMemory::new(config.bodies_bytes_max));
+        let (refused, readiness) = (RefusedActions::default(), LastReadiness::default());
+        Ok(web::Data::new(Self {
+            deps,
+            config,
+            query,
+            event_streams,
+            connections,
+            turns,
+            bodies,
+            refused,
+            readiness,
+            document,
+        }))
     }
 }
 

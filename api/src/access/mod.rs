@@ -7,9 +7,11 @@
 //! allows. What changes anything but clicks and verdicts is noted before it is done, and again with its answer.
 
 mod guard;
+mod refused;
 mod ring;
 mod text;
 
-pub(crate) use guard::{ActionNote, RequestId, guard};
+pub(crate) use guard::{RequestId, guard};
+pub(crate) use refused::RefusedActions;
 pub use ring::{Access, KeyRing, NewKey};
 pub use text::KeyText;

@@ -71,7 +71,8 @@ pub(crate) async fn edge<B: MessageBody + 'static>(
         return Ok(request.into_response(error.error_response()).map_into_right_body());
     };
     let config = &state.config.edge;
-    let bytes = head_bytes(request.headers()) + request.uri().path().len();
+    let bytes =
+        head_bytes(request.headers()) + request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let limit = config.header_bytes_max as usize;
     let origin = allowed_origin(config, request.headers());
     let mut response = if bytes > limit {

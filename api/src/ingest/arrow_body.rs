@@ -130,6 +130,14 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Longest text that is handed on: longer than every field may be, so that whatever is cut is refused all the same. One
+/// value of megabytes may stand in every row, and each row's refusal would look at all of it.
+const TEXT_BYTES_MAX: usize = 1 << 10;
+
+fn cut(text: &str) -> &str {
+    if text.len() <= TEXT_BYTES_MAX { text } else { &text[..text.floor_char_boundary(TEXT_BYTES_MAX)] }
+}
+
 enum TextColumn<'a> {
     /// Not there, or null throughout.
     Absent,
@@ -166,9 +174,9 @@ impl<'a> TextColumn<'a> {
     fn get(&self, row: usize) -> Option<&'a str> {
         match self {
             Self::Absent => None,
-            Self::Plain(column) => column.is_valid(row).then(|| column.value(row)),
-            Self::Large(column) => column.is_valid(row).then(|| column.value(row)),
-            Self::View(column) => column.is_valid(row).then(|| column.value(row)),
+            Self::Plain(column) => column.is_valid(row).then(|| cut(column.value(row))),
+            Self::Large(column) => column.is_valid(row).then(|| cut(column.value(row))),
+            Self::View(column) => column.is_valid(row).then(|| cut(column.value(row))),
             Self::Dictionary { keys, places, values } => {
                 if keys.keys().is_null(row) {
                     return None;

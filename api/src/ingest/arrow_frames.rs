@@ -1,8 +1,10 @@
 //! Walks the messages of an Arrow IPC stream before the decoder of the `arrow-ipc` crate sees them.
 //!
 //! Guarantee: what passes declares no length that the body does not have; no more rows than allowed; flat columns of the
-//! types of a click only; buffers as long as their rows need. Compressed buffers are refused: their unpacked size has no
-//! bound here, while the decoders of `Content-Encoding` count.
+//! types of a click only; buffers as long as their rows need; and no more work for the decoder than a few times the body.
+//! Compressed buffers are refused: their unpacked size has no bound here, while the decoders of `Content-Encoding` count.
+//! So are deltas of dictionaries, each of which copies all that came before it, and string views that together show much
+//! more text than the body has, as many may show the same text and the decoder checks each.
 
 use arrow::datatypes::{DataType, Schema};
 use arrow_ipc::{Endianness, Message, MessageHeader, TimeUnit, Type, root_as_message};
@@ -13,6 +15,10 @@ use crate::error::{Error, Result};
 
 const COLUMNS: [&str; 7] =
     ["campaign_id", "click_id", "ad_id", "user_id", "publisher_id", "event_time", "schema_version"];
+/// How many times the length of the body its string views may show together; they take 16 bytes each.
+const VIEWED_MAX: usize = 16;
+/// Views of so many bytes or fewer hold their text themselves.
+const VIEW_INLINE_BYTES_MAX: u32 = 12;
 const CONTINUATION: [u8; 4] = [0xFF; 4];
 
 /// The types a batch is made of.
@@ -40,6 +46,7 @@ impl Layout {
 pub(super) fn check_frames(body: &[u8], records_max: u32) -> Result<()> {
     let mut rest = body;
     let mut rows = 0_u64;
+    let mut viewed_left = body.len().saturating_mul(VIEWED_MAX);
     let mut layout: Option<Layout> = None;
     while let Some((message, data)) = next_message(&mut rest)? {
         match (message.header_type(), &layout) {
@@ -48,7 +55,7 @@ pub(super) fn check_frames(body: &[u8], records_max: u32) -> Result<()> {
             (MessageHeader::RecordBatch, Some(layout)) => {
                 let batch =
                     message.header_as_record_batch().ok_or_else(|| broken("a batch has no header"))?;
-                check_batch(&batch, data.len(), layout.columns.iter())?;
+                check_batch(&batch, data, layout.columns.iter(), &mut viewed_left)?;
                 rows = rows.saturating_add(batch.length().unsigned_abs());
                 if rows > records_max.into() {
                     return Err(too_many(records_max as usize));
@@ -57,10 +64,14 @@ pub(super) fn check_frames(body: &[u8], records_max: u32) -> Result<()> {
             (MessageHeader::DictionaryBatch, Some(layout)) => {
                 let dictionary =
                     message.header_as_dictionary_batch().ok_or_else(|| broken("a batch has no header"))?;
+                if dictionary.isDelta() {
+                    let detail = "deltas of Arrow dictionaries are not read here; send each dictionary whole";
+                    return Err(Error::UnsupportedMediaType { detail: detail.to_owned() });
+                }
                 let values = layout.dictionaries.iter().find(|(id, _)| *id == dictionary.id());
                 let (_, values) = values.ok_or_else(|| broken("a dictionary belongs to no column"))?;
                 let data_batch = dictionary.data().ok_or_else(|| broken("a dictionary has no data"))?;
-                check_batch(&data_batch, data.len(), std::iter::once(values))?;
+                check_batch(&data_batch, data, std::iter::once(values), &mut viewed_left)?;
             }
             (MessageHeader::RecordBatch | MessageHeader::DictionaryBatch, None) => {
                 return Err(broken("it does not begin with its schema"));
@@ -98,8 +109,9 @@ fn next_message<'a>(rest: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8]
 /// Checks that every buffer lies within the batch and is as long as its column's rows need.
 fn check_batch<'t>(
     batch: &arrow_ipc::RecordBatch<'_>,
-    data_bytes: usize,
+    data: &[u8],
     columns: impl Iterator<Item = &'t DataType>,
+    viewed_left: &mut usize,
 ) -> Result<()> {
     if batch.compression().is_some() {
         let detail = "compressed Arrow buffers are not read here; send them plain and compress the whole body, with \
@@ -111,8 +123,8 @@ fn check_batch<'t>(
     let mut counts = batch.variadicBufferCounts().into_iter().flatten();
     let mut buffers = batch.buffers().into_iter().flatten().map(|buffer| {
         let (offset, bytes) = (length(buffer.offset())?, length(buffer.length())?);
-        let inside = offset.checked_add(bytes).is_some_and(|end| end <= data_bytes);
-        if inside { Ok(bytes) } else { Err(broken("a buffer lies outside its batch")) }
+        let inside = offset.checked_add(bytes).and_then(|end| data.get(offset..end));
+        inside.ok_or_else(|| broken("a buffer lies outside its batch"))
     });
     let mut next_buffer = || buffers.next().unwrap_or_else(|| Err(broken("a buffer is missing")));
     for column in columns {
@@ -122,18 +134,19 @@ fn check_batch<'t>(
         }
         let Some((width, per_batch)) = width_of(column) else { continue };
         let validity = next_buffer()?;
-        if node.null_count() > 0 && validity < rows.div_ceil(8) {
+        if node.null_count() > 0 && validity.len() < rows.div_ceil(8) {
             return Err(broken("a column says less of its nulls than it has rows"));
         }
         let values = next_buffer()?;
         let needed =
             if rows == 0 { Some(0) } else { rows.checked_add(per_batch).and_then(|n| n.checked_mul(width)) };
-        if values % width != 0 || needed.is_none_or(|needed| values < needed) {
+        if values.len() % width != 0 || needed.is_none_or(|needed| values.len() < needed) {
             return Err(broken("a column is shorter than its batch"));
         }
         let more = match column {
             DataType::Utf8 | DataType::LargeUtf8 => 1,
             DataType::Utf8View => {
+                check_views(values, viewed_left)?;
                 length(counts.next().ok_or_else(|| broken("a count of buffers is missing"))?)?
             }
             _ => 0,
@@ -144,6 +157,18 @@ fn check_batch<'t>(
     }
     if counts.next().is_some() {
         return Err(broken("it counts buffers of no column"));
+    }
+    Ok(())
+}
+
+/// Counts what the views of a column show.
+fn check_views(views: &[u8], viewed_left: &mut usize) -> Result<()> {
+    for view in views.chunks_exact(16) {
+        let shown = view.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+        if shown > VIEW_INLINE_BYTES_MAX {
+            let left = usize::try_from(shown).ok().and_then(|shown| viewed_left.checked_sub(shown));
+            *viewed_left = left.ok_or_else(|| broken("its string views show far more text than it has"))?;
+        }
     }
     Ok(())
 }
@@ -169,6 +194,9 @@ fn width_of(column: &DataType) -> Option<(usize, usize)> {
 /// Checks names and types, so that the decoder builds no other arrays than these.
 fn check_schema(message: &Message<'_>) -> Result<Layout> {
     let header = message.header_as_schema().ok_or_else(|| broken("its schema has no header"))?;
+    if header.fields().is_none() {
+        return Err(broken("its schema has no columns"));
+    }
     if header.endianness() != Endianness::Little {
         return Err(broken("it is big-endian"));
     }
@@ -214,14 +242,14 @@ fn check_field(field: &arrow_ipc::Field<'_>) -> Result<()> {
         Type::Utf8 | Type::LargeUtf8 | Type::Utf8View | Type::Null => true,
         Type::Int => field.type_as_int().is_some_and(|int| is_width(&int)),
         Type::Timestamp => {
-            field.type_as_timestamp().is_some_and(|timestamp| timestamp.unit().0 <= TimeUnit::NANOSECOND.0)
+            field.type_as_timestamp().is_some_and(|timestamp| (0..=TimeUnit::NANOSECOND.0).contains(&timestamp.unit().0))
         }
         Type::FixedSizeBinary => {
             field.type_as_fixed_size_binary().is_some_and(|binary| binary.byteWidth() == 16)
         }
         _ => false,
     };
-    let keys = field.dictionary().is_none_or(|found| found.indexType().is_none_or(|int| is_width(&int)));
+    let keys = field.dictionary().is_none_or(|found| found.indexType().is_some_and(|int| is_width(&int)));
     if readable && keys {
         Ok(())
     } else {

@@ -91,6 +91,7 @@ pub(crate) async fn post_clicks(
     let allowance = state.deps.limits.of(&caller);
     allowance.glance()?;
     let config = &state.config;
+    let key_id = caller.key_id.clone();
     let import = announced(&state, &params).await?;
     let naming = Naming::of(&request, &caller, import.as_ref(), params.first_row)?;
     let shape = Shape::of(&request)?;
@@ -116,11 +117,23 @@ pub(crate) async fn post_clicks(
             .await
             .map_err(|source| Error::Internal { what: "checking clicks", source: Some(Box::new(source)) })??
     };
+    caller_still_holds(&state, &key_id)?;
     let answer = append(&state, &allowance, prepared).await?;
     answer.record_metrics(Kind::Click);
     let mut response = answer.into_response(config.retry_after_s);
     allowance.stamp(response.headers_mut());
     Ok(response)
+}
+
+/// Refuses what a key sent that was revoked while its body came.
+///
+/// # Errors
+/// `Unauthorized`; nothing is stored.
+pub(super) fn caller_still_holds(state: &ApiState, key_id: &str) -> Result<()> {
+    if key_id.is_empty() || state.deps.keys.is_valid(key_id) {
+        return Ok(());
+    }
+    Err(Error::Unauthorized { detail: "the API key is not valid any more".to_owned() })
 }
 
 /// Appends as the sender's limit allows: to the log, or over the limit of a premium key to the spill queue.
@@ -134,7 +147,8 @@ async fn append(state: &ApiState, allowance: &Allowance, prepared: Prepared) -> 
             Ok(answer)
         }
         Passage::Over { retry_after_s } => {
-            let answer = prepared.append(&state.deps, Kind::Click, Route::Spill).await;
+            let route = Route::Spill { owner: allowance.key_id() };
+            let answer = prepared.append(&state.deps, Kind::Click, route).await;
             if answer.found_no_room {
                 return Err(allowance.found_no_room(clicks, retry_after_s));
             }

@@ -229,9 +229,9 @@ fn header(request: &HttpRequest, name: &str) -> Result<Option<String>> {
     while let Some((first, after)) = rest.split_first() {
         let byte = match (first, after) {
             (b'%', [high, low, ..]) => {
-                let digits = [*high, *low];
-                let digits = std::str::from_utf8(&digits).map_err(|_| unreadable())?;
-                u8::from_str_radix(digits, 16).ok()
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                // Two digits are at most 255.
+                digit(*high).zip(digit(*low)).map(|(high, low)| (high * 16 + low) as u8)
             }
             _ => None,
         };

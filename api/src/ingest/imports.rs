@@ -1,4 +1,7 @@
 //! `POST /v1/imports`: announces a file, so that the door lifts its age limit for the file's hours (CR-7).
+//!
+//! An announced hour is one of every campaign: what comes late in it is no divergence. So a key of single campaigns cannot
+//! announce. Each hour is a row that stays, and costs its key what a click does.
 
 use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
@@ -9,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::caller::Caller;
 use crate::error::{Error, Result};
+use crate::limits::Passage;
 use crate::problem::Problem;
 use crate::server::ApiState;
 
@@ -35,6 +39,7 @@ pub(crate) struct AnnouncedImport {
     request_body = AnnounceImport,
     responses(
         (status = 200, description = "announced", body = AnnouncedImport),
+        (status = 409, description = "an hour of the file cannot be counted any more", body = Problem),
         (status = 422, description = "not a hash, or no hours or too many", body = Problem),
     ),
     tag = "ingest",
@@ -45,7 +50,7 @@ pub(crate) async fn post_imports(
     caller: Caller,
     announce: web::Json<AnnounceImport>,
 ) -> Result<HttpResponse> {
-    caller.require(Scope::Ingest)?;
+    caller.require_every_campaign(Scope::Ingest)?;
     let AnnounceImport { mut hours, sha256 } = announce.into_inner();
     let sha256 = sha256.to_ascii_lowercase();
     if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -56,6 +61,11 @@ pub(crate) async fn post_imports(
     let hours_max = state.config.import_hours_max as usize;
     if hours.is_empty() || hours.len() > hours_max {
         return Err(Error::unprocessable(format!("hours must name 1 to {hours_max} hours")));
+    }
+    let rows = u32::try_from(hours.len()).unwrap_or(u32::MAX);
+    let allowance = state.deps.limits.of(&caller);
+    if let Passage::Over { retry_after_s } = allowance.take(rows)? {
+        return Err(allowance.found_no_room(rows, retry_after_s));
     }
     let announced =
         state.deps.imports.announce_import(hours, Sha256Hex(sha256), state.deps.clock.now()).await;

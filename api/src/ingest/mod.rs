@@ -19,7 +19,7 @@ mod verdicts;
 
 pub(crate) use answer::IngestAnswer;
 pub(crate) use batch::read_batch;
-pub(crate) use body::read_body;
+pub(crate) use body::{BodyMemory, read_body};
 pub(crate) use clicks::post_clicks;
 pub(crate) use imports::post_imports;
 pub use pseudonym::{MonthOfKeys, PseudonymKeys};

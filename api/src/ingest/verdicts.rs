@@ -9,6 +9,7 @@ use twice_store::Scope;
 use super::answer::{IngestAnswer, Kind, Prepared};
 use super::batch::read_batch;
 use super::body::read_body;
+use super::clicks::caller_still_holds;
 use crate::caller::Caller;
 use crate::error::Result;
 use crate::problem::Problem;
@@ -57,6 +58,7 @@ pub(crate) async fn post_verdicts(
             Err(rejection) => prepared.reject(index, rejection),
         }
     }
+    caller_still_holds(&state, &caller.key_id)?;
     let answer = prepared.append(&state.deps, Kind::Verdict, Route::Log).await;
     answer.record_metrics(Kind::Verdict);
     Ok(answer.into_response(config.retry_after_s))

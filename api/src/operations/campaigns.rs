@@ -145,6 +145,7 @@ pub(crate) async fn get_campaigns(
 ) -> Result<HttpResponse> {
     let PageParams { limit, cursor } = page.into_inner();
     caller.require(Scope::Query)?;
+    let _turn = state.turns.list(state.config.retry_after_s).await?;
     let page = state.deps.campaigns.campaigns(caller.campaigns(), read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } = page.map_err(|error| store_error(&state, error))?;
     let rows = rows.into_iter().map(CampaignJson::from).collect();
@@ -194,6 +195,7 @@ pub(crate) async fn put_campaign(
 ) -> Result<HttpResponse> {
     caller.require(Scope::Admin)?;
     let put = body.into_inner().check(Some(campaign.into_inner())).map_err(Error::unprocessable)?;
+    caller.note(terms(&put));
     let stored = state.deps.campaigns.put_campaign(put, state.deps.clock.now()).await;
     let stored = stored.map_err(|error| store_error(&state, error))?;
     Ok(HttpResponse::Ok().json(CampaignJson::from(stored)))
@@ -229,9 +231,21 @@ pub(crate) async fn post_campaigns(
         puts.push(checked.map_err(|detail| Error::unprocessable(format!("campaign {index}: {detail}")))?);
     }
     let stored = puts.len();
+    let first = puts.first().map(terms).unwrap_or_default();
+    caller.note(format!("{stored} campaigns, the first {first}"));
     let put = state.deps.campaigns.put_campaigns(puts, state.deps.clock.now()).await;
     put.map_err(|error| store_error(&state, error))?;
     Ok(HttpResponse::Ok().json(StoredCampaigns { stored }))
+}
+
+/// Says what a campaign is to cost.
+fn terms(put: &PutCampaign) -> String {
+    let budget = match put.daily_budget_micros {
+        Some(micros) => format!("daily budget {micros}"),
+        None => "no budget".to_owned(),
+    };
+    let strict = if put.strict { ", strict" } else { "" };
+    format!("{} at {} {} micros, {budget}{strict}", put.campaign_id, put.cpc_micros, put.currency)
 }
 
 fn store_error(state: &ApiState, error: twice_store::Error) -> Error {

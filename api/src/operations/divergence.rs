@@ -112,8 +112,9 @@ pub(crate) async fn get_divergence(
         .map(|text| text.parse().map_err(|error| Error::unprocessable(format!("as_of {error}"))))
         .transpose()?;
     caller.require(Scope::Query)?;
-    let page =
-        state.deps.billing.divergence(hour, as_of, caller.campaigns(), read_limit(limit)?, cursor).await;
+    let limit = read_limit(limit)?;
+    let _turn = state.turns.list(state.config.retry_after_s).await?;
+    let page = state.deps.billing.divergence(hour, as_of, caller.campaigns(), limit, cursor).await;
     let Page { rows, next_cursor } =
         page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
     let rows = rows.into_iter().map(DivergenceJson::from).collect();
@@ -126,6 +127,7 @@ pub(crate) async fn get_divergence(
     responses(
         (status = 200, description = "the copies by cause", body = Explanation),
         (status = 404, description = "the hour is not billed yet", body = Problem),
+        (status = 503, description = "the key has an explanation under way, or others have all places", body = Problem),
     ),
     tag = "query",
 )]
@@ -138,6 +140,8 @@ pub(crate) async fn get_explain(
     let ExplainParams { hour, campaign, limit } = params.into_inner();
     caller.require_for(Scope::Query, &campaign)?;
     let limit = read_limit(limit.or(Some(COPIES_DEFAULT)))?;
+    // Held until the answer is there; whoever goes away ends the explanation with it.
+    let _turn = state.turns.explanation(&caller.key_id, state.config.retry_after_s)?;
     let explained = state.deps.explain.explain(ExplainQuery { hour, campaign, limit }).await;
     let explanation: Explanation =
         explained.map_err(|error| Error::of_port("explain", state.config.retry_after_s, error))?;

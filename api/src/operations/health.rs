@@ -1,7 +1,13 @@
 //! Health of the node and state of the stream path.
+//!
+//! Guarantee: who has no key learns whether the node takes work and not why, and asks its parts once a second at most,
+//! together with everybody else.
+
+use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, get, web};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use twice_store::Scope;
 use utoipa::ToSchema;
 
@@ -24,7 +30,36 @@ pub(crate) async fn get_livez() -> HttpResponse {
     HttpResponse::Ok().json(Alive { alive: true })
 }
 
-/// Tells whether the node takes work, and why not.
+/// How long an answer about readiness serves those without a key.
+const READINESS_AGE: Duration = Duration::from_secs(1);
+
+/// What was found when a stranger asked last.
+#[derive(Debug, Default)]
+pub(crate) struct LastReadiness(Mutex<Option<(Instant, Readiness)>>);
+
+impl LastReadiness {
+    /// Returns the readiness as it was within the last second, without what is wrong in detail.
+    async fn for_strangers(&self, state: &ApiState) -> Readiness {
+        // Held while the parts are asked: the others wait for the same answer.
+        let mut last = self.0.lock().await;
+        if let Some((found_at, readiness)) = &*last
+            && found_at.elapsed() < READINESS_AGE
+        {
+            return readiness.clone();
+        }
+        let mut readiness = state.deps.health.readiness().await;
+        for reason in &mut readiness.reasons {
+            // What follows is of the machine: paths, addresses, causes.
+            if let Some((what, _)) = reason.split_once(':') {
+                *reason = what.to_owned();
+            }
+        }
+        *last = Some((Instant::now(), readiness.clone()));
+        readiness
+    }
+}
+
+/// Tells whether the node takes work, and why not: in full to those with a key.
 #[utoipa::path(
     responses(
         (status = 200, description = "takes work; reasons name what is degraded", body = Readiness),
@@ -33,8 +68,11 @@ pub(crate) async fn get_livez() -> HttpResponse {
     tag = "health",
 )]
 #[get("/readyz")]
-pub(crate) async fn get_readyz(state: web::Data<ApiState>) -> HttpResponse {
-    let readiness: Readiness = state.deps.health.readiness().await;
+pub(crate) async fn get_readyz(state: web::Data<ApiState>, caller: Option<Caller>) -> HttpResponse {
+    let readiness = match caller {
+        Some(_) => state.deps.health.readiness().await,
+        None => state.readiness.for_strangers(&state).await,
+    };
     if readiness.ready {
         HttpResponse::Ok().json(readiness)
     } else {

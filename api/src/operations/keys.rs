@@ -10,7 +10,7 @@ use twice_store::{AdminAction, ApiKey, CampaignSet, Page, Scope, Tier};
 use utoipa::ToSchema;
 
 use super::{PageParams, read_limit};
-use crate::access::{ActionNote, NewKey};
+use crate::access::NewKey;
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
@@ -207,13 +207,31 @@ pub(crate) async fn post_keys(
     caller.require(Scope::Admin)?;
     let new = body.into_inner().check(state.deps.clock.now())?;
     let (key, text) = state.deps.keys.create(new).await?;
-    let note = ActionNote(format!(" ({})", key.key_id));
+    caller.note(described(&key));
     let created = CreatedKey { key: text.to_string(), described: ApiKey::clone(&key).into() };
     let mut response = HttpResponse::Created();
     response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
-    let mut response = response.json(created);
-    response.extensions_mut().insert(note);
-    Ok(response)
+    Ok(response.json(created))
+}
+
+/// Says which key was made and what it may do.
+fn described(key: &ApiKey) -> String {
+    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope_name(*scope)).collect();
+    let campaigns = match &key.campaigns {
+        CampaignSet::All => "all campaigns".to_owned(),
+        CampaignSet::Only(campaigns) => format!("{} campaigns", campaigns.len()),
+    };
+    let expires = key.expires_at.map(|at| format!(" until {at}")).unwrap_or_default();
+    format!("{} with {} of {campaigns}{expires}", key.key_id, scopes.join(", "))
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Ingest => "ingest",
+        Scope::Query => "query",
+        Scope::Verdicts => "verdicts",
+        Scope::Admin => "admin",
+    }
 }
 
 /// Revokes a key: from this answer on it is refused. Revoked again, it keeps its first moment.

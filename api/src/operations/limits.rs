@@ -211,6 +211,11 @@ pub(crate) async fn put_rate_limits(
         limits.validate().map_err(|reason| Error::unprocessable(format!("{}: {reason}", tier_name(tier))))?;
         checked.insert(tier, limits);
     }
+    let of_tiers = checked.iter().map(|(tier, limits)| {
+        let TierLimits { floor, ceiling, burst } = limits;
+        format!("{} {floor} to {ceiling}, burst {burst}", tier_name(*tier))
+    });
+    caller.note(of_tiers.collect::<Vec<_>>().join("; "));
     let put = state.deps.limits.put(checked, note, canary_ms, caller.key_id).await;
     let now = LimitsNow::from(put.map_err(|error| of_store(&state, error))?);
     let detail = match &now.canary {
@@ -239,8 +244,9 @@ pub(crate) async fn post_rate_limits_revert(
     caller: Caller,
 ) -> Result<HttpResponse> {
     caller.require(Scope::Admin)?;
-    let reverted = state.deps.limits.revert(caller.key_id).await;
+    let reverted = state.deps.limits.revert(caller.key_id.clone()).await;
     let (version, view) = reverted.map_err(|error| of_store(&state, error))?;
+    caller.note(format!("version {version}"));
     let now = LimitsNow::from(view);
     let detail = match now.in_force.version {
         0 => format!("version {version} is taken back; the limits built in hold for all keys"),

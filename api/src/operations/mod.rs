@@ -19,7 +19,7 @@ pub(crate) use audits::post_audits;
 pub(crate) use campaigns::{get_campaign, get_campaigns, post_campaigns, put_campaign};
 pub(crate) use comparisons::{get_comparison, get_comparisons, post_comparisons};
 pub(crate) use divergence::{get_divergence, get_explain};
-pub(crate) use health::{get_livez, get_metrics, get_readyz, get_stream};
+pub(crate) use health::{LastReadiness, get_livez, get_metrics, get_readyz, get_stream};
 pub(crate) use keys::{delete_key, get_admin_actions, get_keys, post_keys};
 pub(crate) use limits::{get_rate_limits, post_rate_limits_revert, put_rate_limits};
 pub(crate) use mode::{get_mode, put_mode};

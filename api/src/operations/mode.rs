@@ -147,6 +147,7 @@ pub(crate) async fn put_mode(
     let failed = |error| Error::of_store("billing store", state.config.retry_after_s, error);
     let recorded_at = state.deps.clock.now();
     let from = from.unwrap_or_else(|| recorded_at.hour());
+    caller.note(format!("{path} from {from} on"));
     state.deps.modes.set_mode(path, from, recorded_at).await.map_err(failed)?;
     // Read after the setting: an hour first billed in between keeps what it was billed with, and is named.
     let last = Hour::from_since_epoch(i64::MAX);

@@ -104,6 +104,7 @@ pub(crate) async fn get_reconciliations(
 ) -> Result<HttpResponse> {
     let PageParams { limit, cursor } = page.into_inner();
     caller.require_every_campaign(Scope::Query)?;
+    let _turn = state.turns.list(state.config.retry_after_s).await?;
     let page = state.deps.billing.reconciliations(read_limit(limit)?, cursor).await;
     let Page { rows, next_cursor } =
         page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
@@ -150,6 +151,7 @@ pub(crate) async fn post_reconciliations(
             ));
         }
     };
+    caller.note(format!("{target:?}"));
     let started = state.deps.reconcile.start(target).await;
     let events = started.map_err(|error| Error::of_port("reconciler", state.config.retry_after_s, error))?;
     if params.wait == Some(false) {

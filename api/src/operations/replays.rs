@@ -79,6 +79,8 @@ pub(crate) async fn post_replays(
             "from {from} to {to} are more than {REPLAY_HOURS_MAX} hours; replay them in parts"
         )));
     }
+    let restated = restate.map(|path| format!(", restated as {path}")).unwrap_or_default();
+    caller.note(format!("{from} to {to}{restated}"));
     let started = state.deps.replay.start(ReplayRequest { from, to, restate }).await;
     let events = started.map_err(|error| Error::of_port("replay", state.config.retry_after_s, error))?;
     if params.wait == Some(false) {

@@ -44,6 +44,8 @@ pub(crate) async fn post_retention(
 ) -> Result<HttpResponse> {
     caller.require(Scope::Admin)?;
     let Retain { hour, dry_run } = body.into_inner();
+    let what = hour.map_or_else(|| "everything expired".to_owned(), |hour| hour.to_string());
+    caller.note(format!("{what}{}", if dry_run { ", dry run" } else { "" }));
     let retained = state.deps.reconcile.retain(hour, dry_run).await;
     let report = retained.map_err(|error| Error::of_port("retention", state.config.retry_after_s, error))?;
     Ok(HttpResponse::Ok().content_type("application/json").body(report.get().to_owned()))

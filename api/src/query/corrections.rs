@@ -172,7 +172,9 @@ pub(crate) async fn get_corrections(
         limit: read_limit(params.limit)?,
         cursor: params.cursor,
     };
+    let turn = state.turns.list(state.config.retry_after_s).await?;
     let page = state.deps.billing.corrections(&query).await;
+    drop(turn);
     let page = page.map_err(|error| Error::of_store("billing store", state.config.retry_after_s, error))?;
     respond(&request, page, |Page { rows, next_cursor }| CorrectionsPage {
         rows: rows.into_iter().map(CorrectionJson::from).collect(),
