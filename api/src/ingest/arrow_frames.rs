@@ -241,9 +241,9 @@ fn check_field(field: &arrow_ipc::Field<'_>) -> Result<()> {
     let readable = match field.type_type() {
         Type::Utf8 | Type::LargeUtf8 | Type::Utf8View | Type::Null => true,
         Type::Int => field.type_as_int().is_some_and(|int| is_width(&int)),
-        Type::Timestamp => {
-            field.type_as_timestamp().is_some_and(|timestamp| (0..=TimeUnit::NANOSECOND.0).contains(&timestamp.unit().0))
-        }
+        Type::Timestamp => field
+            .type_as_timestamp()
+            .is_some_and(|timestamp| (0..=TimeUnit::NANOSECOND.0).contains(&timestamp.unit().0)),
         Type::FixedSizeBinary => {
             field.type_as_fixed_size_binary().is_some_and(|binary| binary.byteWidth() == 16)
         }
