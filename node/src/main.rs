@@ -6,6 +6,7 @@ mod archive;
 mod audit;
 mod budgets;
 mod cli;
+mod clock_watch;
 mod database;
 mod disk;
 mod housekeeping;

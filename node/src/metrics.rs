@@ -34,6 +34,8 @@ pub const SPOOL_MISSING_RECORDS: &str = "twice_spool_missing_records";
 
 /// State of a circuit breaker: 0 closed, 1 half open, 2 open. Label `breaker`.
 pub const BREAKER_STATE: &str = "twice_breaker_state";
+/// By how much the clock is ahead of the time that passed, while it is doubted; 0 while it is believed.
+pub const CLOCK_AHEAD_SECONDS: &str = "twice_clock_ahead_seconds";
 /// Month keys of pseudonyms destroyed after their time.
 pub const PSEUDONYM_KEYS_DESTROYED_TOTAL: &str = "twice_pseudonym_keys_destroyed_total";
 
@@ -54,6 +56,7 @@ pub fn describe() {
     );
     describe_gauge!(START_RECOVERY_SECONDS, Unit::Seconds, "start of the node until the stream caught up");
     describe_gauge!(START_AFTER_UNCLEAN_END, Unit::Count, "1 if the process before was killed");
+    describe_gauge!(CLOCK_AHEAD_SECONDS, Unit::Seconds, "how far a clock that is doubted is ahead");
     describe_gauge!(BREAKER_STATE, Unit::Count, "0 closed, 1 half open, 2 open");
     describe_counter!(FLUVIO_HOLES_REPAIRED_TOTAL, Unit::Count, "reads complete after they had met a hole");
     describe_counter!(FLUVIO_APPEND_RETRIES_TOTAL, Unit::Count, "requests to store records sent again");

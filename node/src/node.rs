@@ -98,6 +98,7 @@ impl Node {
     /// # Errors
     /// The part that did not open, with what to do.
     pub async fn start(config: NodeConfig, listeners: Listeners) -> Result<(Self, Server, ServerHandle)> {
+        config.privacy.validate(&config.reconciler, config.api.click_age_ms_max)?;
         let opened = Opened::open(&config).await?;
         let observing = Observing::default();
         let (stream, archiving) = start_readers(&config, &opened, &observing).await?;
@@ -134,7 +135,6 @@ impl Node {
             limits: opened.limits,
             _lock: opened.lock,
         };
-        config.privacy.validate()?;
         let pseudonyms = Arc::new(PseudonymKeys::open(config.data_dir.join("keys"))?);
         actix_web::rt::spawn(opened.clock_watch.clone().run());
         actix_web::rt::spawn(watch_keys(
@@ -164,7 +164,7 @@ impl Node {
             billing: self.bounded.clone(),
             aggregates,
             campaigns: self.bounded.clone(),
-            imports: Arc::new(CountableImports(self.bounded.clone(), self.reconciler.clone())),
+            imports: Arc::new(CountableImports::new(self.bounded.clone(), self.reconciler.clone())),
             modes: self.bounded.clone(),
             keys: self.keys.clone(),
             limits: self.limits.clone(),

@@ -1,6 +1,6 @@
 //! What the batch path needs of the stream path, as traits the node implements with its actors.
 //!
-//! Both are requests to make something durable in the archive. The reconciler believes only the archive: after a port
+//! Sealing and archiving are requests to make something durable in the archive. The reconciler believes only the archive: after a port
 //! answered it reads the seal or the manifests itself.
 
 use async_trait::async_trait;
@@ -41,6 +41,22 @@ pub struct NothingHeld;
 impl Holding for NothingHeld {
     fn held_before(&self, _instant: UtcMillis) -> Vec<HeldRecords> {
         Vec::new()
+    }
+}
+
+/// Says whether the clock may be believed where something is deleted for good.
+pub trait ClockWitness: Send + Sync + 'static {
+    /// Returns why the clock may be ahead of the time; `None` where it may be believed. Answers from memory.
+    fn doubt(&self) -> Option<String>;
+}
+
+/// Believes the clock, where nothing is deleted by it.
+#[derive(Debug)]
+pub struct ClockBelieved;
+
+impl ClockWitness for ClockBelieved {
+    fn doubt(&self) -> Option<String> {
+        None
     }
 }
 

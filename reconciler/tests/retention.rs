@@ -4,6 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use support::node::{HangAt, Node};
 use support::{at, campaign, click, hour, limits, verdict};
@@ -106,6 +107,21 @@ async fn audited(node: &Node, hour: Hour) -> Certificate {
     audit(&deps, &AuditQuestion { hour, campaign: None }).await.expect("audited")
 }
 
+/// Writes the billing store again from the archive.
+async fn rebuilt(node: &Node) -> SqliteStore {
+    let store =
+        SqliteStore::open(&node.folder().join("new.sqlite"), node.clock.clone()).await.expect("opens");
+    let deps = RebuildDeps {
+        archive: node.archive.clone(),
+        archive_location: ArchiveLocation::Local { root: node.archive_root() },
+        recompute: Arc::new(InProcessRecompute::new(node.archive.clone())),
+        replay: node.replay.clone(),
+        limits: limits(&node.folder().join("spill"), 1, None),
+    };
+    rebuild(&deps, &store, None).await.expect("rebuilt");
+    store
+}
+
 fn tombstone_file(node: &Node, grave: Grave, hour: Hour) -> PathBuf {
     node.archive_root().join(layout::tombstone_path(TombstoneKey { grave, hour, number: 1 }))
 }
@@ -176,16 +192,7 @@ async fn a_rebuild_after_deletion_writes_the_same_rows() {
     retain(&reconciler).await;
     reconciler.stop().await;
     let before = rows_of(&node.store).await;
-    let store =
-        SqliteStore::open(&node.folder().join("new.sqlite"), node.clock.clone()).await.expect("opens");
-    let deps = RebuildDeps {
-        archive: node.archive.clone(),
-        archive_location: ArchiveLocation::Local { root: node.archive_root() },
-        recompute: Arc::new(InProcessRecompute::new(node.archive.clone())),
-        replay: node.replay.clone(),
-        limits: limits(&node.folder().join("spill"), 1, None),
-    };
-    rebuild(&deps, &store, None).await.expect("rebuilt");
+    let store = rebuilt(&node).await;
     assert_eq!(rows_of(&store).await, before);
     let divergence = |store: &SqliteStore| {
         let store = store.clone();
@@ -193,6 +200,78 @@ async fn a_rebuild_after_deletion_writes_the_same_rows() {
     };
     assert_eq!(divergence(&store).await, divergence(&node.store).await);
     assert!(!divergence(&store).await.is_empty());
+}
+
+#[actix::test]
+async fn a_rebuild_after_deletion_knows_what_a_restatement_left_as_it_was() {
+    let (node, reconciler) = expired().await;
+    // Behind the close: of one of the hour's two campaigns, which alone is restated.
+    node.set_clock(at(3 * DAY_S));
+    let mut late = one(9, 50);
+    late.arrival_time = at(3 * DAY_S);
+    node.append(&[late]).await;
+    let swept = reconciler.sweep(None).await.expect("swept");
+    assert_eq!(swept.hours.len(), 1, "{swept:?}");
+    let versions = async |id: u32| {
+        let rows = rows_of(&node.store).await.into_iter();
+        rows.filter(|row| row.hour == hour() && row.counts.campaign_id == campaign(id)).count()
+    };
+    assert!(versions(1).await > versions(2).await, "the other's row stands");
+    node.set_clock(at(EXPIRED_S + 3 * HOUR_S + 60));
+    retain(&reconciler).await;
+    assert_eq!(data_files(&node), Vec::<PathBuf>::new());
+    reconciler.stop().await;
+    let store = rebuilt(&node).await;
+    assert_eq!(rows_of(&store).await, rows_of(&node.store).await);
+}
+
+#[actix::test]
+async fn a_clock_that_is_doubted_deletes_nothing() {
+    let (node, reconciler) = expired().await;
+    let files = data_files(&node);
+    node.clock_witness.0.store(true, Ordering::SeqCst);
+    let refused = reconciler.retain(RetentionScope::Due, false).await.expect_err("refused");
+    assert!(refused.to_string().contains("may be ahead"), "{refused}");
+    let dry = reconciler.retain(RetentionScope::Due, true).await.expect("looked");
+    assert!(!dry.deleted.is_empty(), "what would go is shown: {dry:?}");
+    assert_eq!(data_files(&node), files);
+    node.clock_witness.0.store(false, Ordering::SeqCst);
+    assert!(!retain(&reconciler).await.deleted.is_empty());
+    reconciler.stop().await;
+}
+
+#[actix::test]
+async fn verdicts_go_although_an_hour_before_them_was_billed_without_a_click() {
+    let (node, reconciler) = expired().await;
+    node.set_clock(at(3 * DAY_S));
+    reconciler.reconcile(hour().plus(-48), None).await.expect("an empty hour has a bill");
+    reconciler.close_day(Day::of(hour().plus(-48)), None).await.expect("closed");
+    node.set_clock(at(EXPIRED_S + 3 * HOUR_S + 60));
+    let report = retain(&reconciler).await;
+    assert!(report.deleted.iter().any(|buried| buried.grave == Grave::FraudVerdicts), "{report:?}");
+    assert_eq!(data_files(&node), Vec::<PathBuf>::new());
+    reconciler.stop().await;
+}
+
+#[actix::test]
+async fn a_stray_object_among_the_tombstones_stops_no_bill_and_a_misnamed_one_does() {
+    let (node, reconciler) = expired().await;
+    for (folder, name, bytes) in [
+        ("tombstones/ad-clicks", ".DS_Store", "finder"),
+        ("tombstones/ad-clicks", "marker", ""),
+        ("settled", "marker", ""),
+    ] {
+        std::fs::create_dir_all(node.archive_root().join(folder)).expect("a folder");
+        std::fs::write(node.archive_root().join(folder).join(name), bytes).expect("written");
+    }
+    reconciler.reconcile(hour(), None).await.expect("counted");
+    assert!(!retain(&reconciler).await.deleted.is_empty());
+    let copy = node.archive_root().join("tombstones/ad-clicks/2999-01-15T12 (1).json");
+    std::fs::write(copy, "{}").expect("written");
+    let refused =
+        reconciler.reconcile(hour().plus(-48), None).await.expect_err("it may stand for a deletion");
+    assert!(matches!(refused, Error::ArchiveDamage { .. }), "{refused}");
+    reconciler.stop().await;
 }
 
 #[actix::test]

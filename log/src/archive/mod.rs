@@ -47,7 +47,7 @@ pub use run::{
 pub use seal::{Seal, StoredSeal};
 pub use store::{Archive, LOCAL_BUCKET, PutOutcome};
 pub use sweeps::{SweepRecord, SweptEnd};
-pub use tombstones::{Grave, StoredTombstone, Tombstone, TombstoneKey, TombstoneKeys};
+pub use tombstones::{Grave, StoredTombstone, Tombstone, TombstoneKey, TombstoneKeys, is_stray};
 pub use writer::{ArchiverSettings, PartitionArchiver, ROWS_PER_FILE_MAX};
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use object_store::ObjectStoreExt;
+use object_store::{ObjectMeta, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use super::store::{is_absent, object_path, store_error};
@@ -119,6 +119,12 @@ struct Removed {
 /// The tombstones there are, by key: whether all their files are known to be gone.
 pub type TombstoneKeys = BTreeMap<TombstoneKey, bool>;
 
+/// Returns whether an object is what consoles and file managers leave behind, such as a folder's empty marker or a hidden
+/// file: none of ours is empty or hidden, so that it stands for nothing that was deleted, and no bill waits for it.
+pub fn is_stray(object: &ObjectMeta) -> bool {
+    object.size == 0 || object.location.filename().is_some_and(|name| name.starts_with('.'))
+}
+
 impl Archive {
     /// Lists the tombstones of one kind, or of all for `None`. Lists keys and reads nothing.
     ///
@@ -130,6 +136,9 @@ impl Archive {
         for object in self.list(&folder, None).await? {
             let path = object.location.to_string();
             let Some((key, is_marker)) = layout::parse_tombstone_path(&path) else {
+                if is_stray(&object) {
+                    continue;
+                }
                 return Err(Error::ArchiveDamage { path, reason: "is no tombstone's path".to_owned() });
             };
             *keys.entry(key).or_default() |= is_marker;

@@ -18,7 +18,7 @@ use twice_log::fs::RealFs;
 use twice_log::hot::ClickLog;
 use twice_log::hot::embedded::EmbeddedLog;
 use twice_log::{Clock, Hour, LogOffset, PartitionId, Topic, WallClock};
-use twice_reconciler::ports::{ArchiveControl, PortError, SealControl};
+use twice_reconciler::ports::{ArchiveControl, ClockBelieved, PortError, SealControl};
 use twice_reconciler::recompute::{ArchiveLocation, ProcessRecompute};
 use twice_reconciler::{ReconcilerConfig, ReconcilerDeps};
 use twice_store::SqliteStore;
@@ -144,6 +144,7 @@ impl Offline {
         let log: Arc<dyn ClickLog> = Arc::new(log);
         Ok(ReconcilerDeps {
             clock: self.clock.clone(),
+            clock_witness: Arc::new(ClockBelieved),
             log,
             archive: self.archive.clone(),
             archive_location: self.archive_location.clone(),

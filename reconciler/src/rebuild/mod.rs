@@ -209,7 +209,7 @@ async fn restored(deps: &RebuildDeps, run: RunKey, result: RunResult) -> Result<
     Ok(RestoredRun { commit, result })
 }
 
-/// Takes what a run wrote from where retention has settled it: its files may be gone, and each digest is checked again.
+/// Takes what a run counted from where retention has settled it: its files may be gone, and each digest is checked again.
 fn settled_run(settled: &SettledHour, result: &RunResult) -> Result<Recomputed> {
     let run = settled.run(result.path, result.seq);
     if run.is_none() && result.outcome == RunOutcome::Committed {
@@ -217,7 +217,8 @@ fn settled_run(settled: &SettledHour, result: &RunResult) -> Result<Recomputed> 
         let reason = format!("leaves out run {} {}, which was committed", result.path, result.seq);
         return Err(Error::ArchiveDamage { path, reason });
     }
-    let (rows, divergence) = run.map(|run| (run.rows.clone(), run.divergence.clone())).unwrap_or_default();
+    let counted = run.map(|run| (settled.counted(run), run.divergence.clone()));
+    let (rows, divergence) = counted.unwrap_or_default();
     Ok(Recomputed { rows, divergence, ..Recomputed::default() })
 }
 

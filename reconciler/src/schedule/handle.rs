@@ -19,13 +19,15 @@ use super::retention::{Reach, RetentionReport, RetentionScope};
 use crate::compare::Explanation;
 use crate::config::ReconcilerConfig;
 use crate::error::{Error, Result};
-use crate::ports::{ArchiveControl, Holding, SealControl};
+use crate::ports::{ArchiveControl, ClockWitness, Holding, SealControl};
 use crate::recompute::{ArchiveLocation, Recompute, RecomputeRequest, ShadowReport, Task, sweep_spill};
 
 /// What the reconciler works with. Cheap to clone.
 #[derive(Clone)]
 pub struct ReconcilerDeps {
     pub clock: Arc<dyn Clock>,
+    /// Asked before anything is deleted for good because its time is over.
+    pub clock_witness: Arc<dyn ClockWitness>,
     /// Partitions and their end offsets.
     pub log: Arc<dyn ClickLog>,
     /// The archive, for reading manifests and seals and for putting run records.

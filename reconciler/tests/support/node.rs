@@ -15,7 +15,7 @@ use twice_log::fs::RealFs;
 use twice_log::hot::embedded::{EmbeddedConfig, EmbeddedLog};
 use twice_log::hot::{AppendRecord, ClickLog};
 use twice_log::{CampaignId, Click, Clock, Hour, LogOffset, PartitionId, Topic, UtcMillis, Verdict};
-use twice_reconciler::ports::{ArchiveControl, HeldRecords, Holding, PortError, SealControl};
+use twice_reconciler::ports::{ArchiveControl, ClockWitness, HeldRecords, Holding, PortError, SealControl};
 use twice_reconciler::recompute::{
     ArchiveLocation, InProcessRecompute, LookedUp, Recompute, RecomputeRequest, Recomputed, ShadowReport,
 };
@@ -260,7 +260,18 @@ pub struct Node {
     seals: Arc<ModelSeals>,
     archiver: Arc<HandArchiver>,
     pub held: Arc<HandHeld>,
+    pub clock_witness: Arc<HandWitness>,
     pub replay: Arc<SqlReplay>,
+}
+
+/// Doubts the clock when it is told to.
+#[derive(Default)]
+pub struct HandWitness(pub AtomicBool);
+
+impl ClockWitness for HandWitness {
+    fn doubt(&self) -> Option<String> {
+        self.0.load(Ordering::SeqCst).then(|| "the clock may be ahead".to_owned())
+    }
 }
 
 /// Holds as many records as it is told, all of any time.
@@ -307,6 +318,7 @@ impl Node {
             seals: Arc::new(seals),
             archiver: Arc::new(archiver),
             held: Arc::default(),
+            clock_witness: Arc::default(),
             replay: Arc::new(replay),
         }
     }
@@ -382,6 +394,7 @@ impl Node {
         };
         let deps = ReconcilerDeps {
             clock: self.clock.clone(),
+            clock_witness: self.clock_witness.clone(),
             log: self.log.clone(),
             archive: self.archive.clone(),
             archive_location: ArchiveLocation::Local { root: self.archive_root() },

@@ -14,6 +14,8 @@ const STDERR_BYTES_MAX: usize = 4096;
 /// How long a child may work without a line: many times what the largest hour takes, so that one that hangs, as on a
 /// disk or a bucket that never answers, is killed and tried again.
 const SILENCE_MAX: Duration = Duration::from_secs(2 * 60 * 60);
+/// The highest: whoever has it goes first.
+const OOM_SCORE: &str = "1000";
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 /// How the child's allocator gives memory back. Its default keeps what was freed for ten seconds, and one arena for
@@ -123,6 +125,7 @@ impl ChildCommand {
             .spawn()
             .map_err(|source| ChildError::Io { action: "start", source })?;
         lower_priority(&child, self.nice);
+        offer_to_killer(&child);
         Ok(child)
     }
 }
@@ -135,6 +138,16 @@ fn lower_priority(child: &Child, nice: i32) {
     {
         // The bill is worth more than the priority.
         tracing::warn!(%error, "a counting process keeps its priority");
+    }
+}
+
+/// Has the kernel kill the child first where the machine's memory runs out: it is followed by one with smaller slices, and
+/// the node, which may be larger, serves on.
+fn offer_to_killer(child: &Child) {
+    if let Some(pid) = child.id()
+        && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE)
+    {
+        tracing::warn!(%error, "where memory runs out, the node may be killed before a counting process");
     }
 }
 
@@ -184,6 +197,18 @@ mod tests {
     fn is_alive(pid: &str) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !status.is_empty() && !status.contains(") Z ")
+    }
+
+    #[tokio::test]
+    async fn where_memory_runs_out_a_child_goes_before_its_parent() {
+        let mut lines = Vec::new();
+        // It waits for its request, as every child does.
+        let asked = shell("read request; cat /proc/$$/oom_score_adj").run(b"go\n".to_vec(), |line| {
+            lines.push(line.to_owned());
+            Ok::<(), ChildError>(())
+        });
+        asked.await.expect("a success");
+        assert_eq!(lines, [OOM_SCORE]);
     }
 
     #[tokio::test]

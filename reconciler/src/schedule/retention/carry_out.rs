@@ -1,5 +1,6 @@
 //! Carries a pass out: settles, buries, removes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -61,10 +62,18 @@ impl RetentionWork {
         if self.config.archive_retention_ms == 0 {
             return Ok(report);
         }
+        // A tombstone outlives the jump of a clock. What would go is shown all the same.
+        if let Some(reason) = self.deps.clock_witness.doubt().filter(|_| !dry_run) {
+            return Err(Error::Config { reason });
+        }
         let retention_ms = i64::try_from(self.config.archive_retention_ms).unwrap_or(i64::MAX);
         let (facts, ages) = self.facts(&keys, scope, retention_ms).await?;
         let mut pass = Pass { work: self, facts, keys, ages, report };
+        let with_clicks = pass.hours_with_clicks();
         pass.clicks().await?;
+        if scope == RetentionScope::Due {
+            pass.settle_without(&with_clicks).await?;
+        }
         pass.verdicts().await?;
         pass.quarantine().await?;
         let mut report = pass.report;
@@ -232,6 +241,30 @@ impl Pass<'_> {
         Ok(())
     }
 
+    fn hours_with_clicks(&self) -> BTreeSet<Hour> {
+        let clicks = self.facts.lying.keys().filter(|(grave, _)| *grave == Grave::AdClicks);
+        clicks.map(|(_, hour)| *hour).collect()
+    }
+
+    /// Settles expired hours that were billed without a click: there is nothing of them to bury, and without that the
+    /// verdicts after them would stay for ever.
+    async fn settle_without(&mut self, with_clicks: &BTreeSet<Hour>) -> Result<()> {
+        let (states, ages) = (&self.facts.states, self.ages);
+        let is_due = |hour: Hour| {
+            !with_clicks.contains(&hour)
+                && ages.are_clicks_expired(hour)
+                && why_clicks_stay(hour, states, ages).is_none()
+        };
+        let finals = states.iter().filter(|(_, state)| **state == HourState::Final);
+        let due: Vec<Hour> = finals.map(|(hour, _)| *hour).filter(|hour| is_due(*hour)).collect();
+        for hour in due {
+            if let Some(reason) = self.settle(hour).await? {
+                self.keep(Grave::AdClicks, hour, reason);
+            }
+        }
+        Ok(())
+    }
+
     /// Settles every hour whose runs read this one; returns why that cannot be.
     async fn settle_around(&mut self, hour: Hour) -> Result<Option<String>> {
         let around = hour.plus(-self.ages.horizon)..=hour.plus(self.ages.horizon);
@@ -242,20 +275,27 @@ impl Pass<'_> {
             .filter(|(_, state)| **state == HourState::Final)
             .map(|(hour, _)| *hour)
             .collect();
+        for reading in wanted {
+            if let Some(reason) = self.settle(reading).await? {
+                return Ok(Some(format!("{reading}, whose runs read it, {reason}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Settles one hour; returns why that cannot be.
+    async fn settle(&mut self, hour: Hour) -> Result<Option<String>> {
         if self.report.dry_run {
             return Ok(None);
         }
-        for reading in wanted {
-            let deps = &self.work.deps;
-            let kept = settle(&deps.archive, deps.billing.as_ref(), reading, self.ages.now).await?;
-            if let Some(reason) = kept {
-                return Ok(Some(format!("{reading}, whose runs read it, {reason}")));
-            }
+        let deps = &self.work.deps;
+        let kept = settle(&deps.archive, deps.billing.as_ref(), hour, self.ages.now).await?;
+        if kept.is_none() {
             deps.fail_points.pass(FailPoint::SettledPut);
-            self.facts.states.insert(reading, HourState::Settled);
+            self.facts.states.insert(hour, HourState::Settled);
             self.report.settled += 1;
         }
-        Ok(None)
+        Ok(kept)
     }
 
     /// Puts the tombstone of these files, and removes them. Files that are not what their manifests say stay: a tombstone

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use twice_log::Hour;
-use twice_log::archive::{Archive, Grave, TombstoneKey, layout};
+use twice_log::archive::{Archive, Grave, TombstoneKey, is_stray, layout};
 
 use crate::error::{Error, Result};
 
@@ -103,6 +103,7 @@ async fn buried(archive: &Archive, grave: Grave, from: Hour) -> Result<BTreeSet<
         let path = object.location.to_string();
         match layout::parse_tombstone_path(&path) {
             Some((key, _)) => hours.insert(key.hour),
+            None if is_stray(&object) => continue,
             None => {
                 return Err(Error::ArchiveDamage { path, reason: "is no tombstone's path".to_owned() });
             }
@@ -119,6 +120,7 @@ async fn settled_hours(archive: &Archive, from: Hour) -> Result<BTreeSet<Hour>> 
         let path = object.location.to_string();
         match layout::parse_settled_path(&path) {
             Some(hour) => hours.insert(hour),
+            None if is_stray(&object) => continue,
             None => {
                 return Err(Error::ArchiveDamage { path, reason: "is no settled hour's path".to_owned() });
             }

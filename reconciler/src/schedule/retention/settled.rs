@@ -2,10 +2,10 @@
 //! read is deleted.
 //!
 //! Guarantee: it holds what each committed run of the hour counted, and a row stands in it only with the digest that the
-//! run's result names: a billing store that was changed settles nothing. A rebuild takes rows and differences from here
-//! where files are gone, and the store checks each digest again.
+//! run's result names, a difference only with the number billed: a billing store that was changed settles nothing. A
+//! rebuild takes rows and differences from here where files are gone, and the store checks each digest again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use twice_log::archive::{Archive, BillingPath, PutOutcome, RunOutcome, StoredRunResult, layout};
@@ -44,6 +44,17 @@ impl SettledHour {
         self.runs.iter().find(|run| (run.path, run.seq) == (path, seq))
     }
 
+    /// Returns everything a run counted: what it wrote, and the rows of runs before it that it left as they were, since a
+    /// restatement writes versions of the campaigns alone that it changes.
+    pub(crate) fn counted(&self, run: &SettledRun) -> Vec<BillingCounts> {
+        let until = |other: &&SettledRun| other.path == run.path && other.seq <= run.seq;
+        let mut runs: Vec<&SettledRun> = self.runs.iter().filter(until).collect();
+        runs.sort_by_key(|run| run.seq);
+        let rows = runs.into_iter().flat_map(|run| &run.rows);
+        let newest: BTreeMap<_, _> = rows.map(|row| (&row.campaign_id, row)).collect();
+        newest.into_values().cloned().collect()
+    }
+
     /// Reads what is settled of an hour.
     ///
     /// # Errors
@@ -75,9 +86,25 @@ impl SettledHour {
             if let Some(campaign) = digests.into_keys().next() {
                 return Some(format!("has a row of {campaign} in {name}, and its result has none"));
             }
+            if let Some(fault) = self.fault_of_divergence(run) {
+                return Some(format!("{fault} in {name}"));
+            }
         }
         let absent = committed.keys().find(|(path, seq)| self.run(*path, *seq).is_none());
         absent.map(|(path, seq)| format!("leaves out run {path} {seq}"))
+    }
+
+    /// No digest names the differences, and a rebuild refuses those that explain another number than the billed one.
+    fn fault_of_divergence(&self, run: &SettledRun) -> Option<String> {
+        let counted = self.counted(run);
+        let billed: BTreeMap<_, _> = counted.iter().map(|row| (&row.campaign_id, row.billable)).collect();
+        let mut explained = BTreeSet::new();
+        run.divergence.iter().find_map(|divergence| {
+            let campaign = &divergence.campaign_id;
+            let is_billed = divergence.billed == billed.get(campaign).copied().unwrap_or(0);
+            let is_right = is_billed && divergence.is_balanced() && explained.insert(campaign);
+            (!is_right).then(|| format!("explains another number of {campaign} than it billed"))
+        })
     }
 }
 
