@@ -3,13 +3,14 @@
 //! Guarantee (G-1): what is in the queues is drained for as long as the node runs, and stays on disk when it stops.
 
 pub mod copies;
+mod folder;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::rt::task::JoinHandle;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use twice_log::UtcMillis;
 use twice_log::archive::Archive;
 use twice_log::fs::{FileSystem, RealFs};
@@ -20,7 +21,6 @@ use twice_reconciler::ports::{HeldRecords, Holding};
 use crate::metrics::{
     SPOOL_BYTES, SPOOL_BYTES_MAX, SPOOL_MISSING_RECORDS, SPOOL_OLDEST_SECONDS, SPOOL_RECORDS,
 };
-use crate::note::Note;
 
 /// Returns the folder of the queues.
 pub fn folder_of(config: &SpoolConfig, data_dir: &Path) -> PathBuf {
@@ -38,31 +38,11 @@ pub async fn open(
     fs: Arc<dyn FileSystem>,
 ) -> Result<Arc<Spooling>> {
     let folder = folder_of(config, data_dir);
-    note_folder(fs.as_ref(), data_dir, config, &folder)?;
+    folder::note_folder(fs.as_ref(), data_dir, config)?;
     let spooling = Spooling::open(log, fs, &folder, config.clone()).await.context("cannot open the spool")?;
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     let apart = device(&folder).is_some_and(|own| Some(own) != device(data_dir));
     Ok(Arc::new(spooling.on_another_disk(apart)))
-}
-
-/// Notes where the queues lie, and refuses to leave records behind in another folder.
-fn note_folder(fs: &dyn FileSystem, data_dir: &Path, config: &SpoolConfig, folder: &Path) -> Result<()> {
-    let text = match config.spool_dir.is_some() {
-        true => folder.to_str().context("the path of the spool is not UTF-8")?,
-        false => INSIDE,
-    };
-    if NOTE.read(data_dir)?.as_deref() == Some(text) {
-        return Ok(());
-    }
-    let left: u64 =
-        HeldOnDisk::read(data_dir)?.surveys().iter().map(|survey| survey.records() + survey.missing).sum();
-    if left > 0 {
-        bail!(
-            "the spool noted in {} still holds {left} records; move it to {text} or set spool_dir back",
-            data_dir.display()
-        );
-    }
-    NOTE.write(fs, data_dir, text).context("cannot note where the spool lies")
 }
 
 /// Begins to drain the queues, and to copy their closed segments into the archive under the node's name.
@@ -88,11 +68,6 @@ impl Holding for HeldHere {
     }
 }
 
-/// File in the data folder that names the folder of its queues.
-const NOTE: Note = Note("SPOOL");
-/// What it says of a spool within the data folder, which may be moved as a whole.
-const INSIDE: &str = "in the data folder";
-
 /// What the queues of a stopped node hold, for the batch path of a command.
 pub struct HeldOnDisk(Vec<Survey>);
 
@@ -102,23 +77,9 @@ impl HeldOnDisk {
     /// # Errors
     /// A folder that does not read: nobody may bill as if it held nothing.
     pub fn read(data_dir: &Path) -> Result<Self> {
-        let noted = NOTE.read(data_dir)?.filter(|noted| noted != INSIDE);
-        if let Some(noted) = &noted
-            && !Path::new(noted).is_dir()
-        {
-            bail!(
-                "the spool of {} lies in {noted}, which is not there; mount its disk first",
-                data_dir.display()
-            );
-        }
-        let folder = noted.map_or_else(|| data_dir.join("spool"), PathBuf::from);
+        let folder = folder::noted_folder(data_dir)?;
         let surveys = survey(&RealFs, &folder);
         Ok(Self(surveys.with_context(|| format!("cannot read the spool in {}", folder.display()))?))
-    }
-
-    /// Returns what was found, queue by queue.
-    pub fn surveys(&self) -> &[Survey] {
-        &self.0
     }
 }
 

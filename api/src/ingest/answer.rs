@@ -117,7 +117,7 @@ impl Prepared {
 
     /// Appends what passed in one call, where `route` says, and returns what became of each record; resolves once it is
     /// durable.
-    pub async fn append(self, deps: &ApiDeps, kind: Kind, route: Route) -> IngestAnswer {
+    pub async fn append(self, deps: &ApiDeps, kind: Kind, route: Route<'_>) -> IngestAnswer {
         let Prepared { buffer, passed, mut answer, .. } = self;
         if passed.is_empty() {
             return answer;

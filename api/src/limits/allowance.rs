@@ -32,6 +32,7 @@ pub(crate) struct Allowance {
 }
 
 struct OfKey {
+    id: String,
     in_force: Arc<InForce>,
     bucket: Arc<Bucket>,
     tier: Tier,
@@ -47,7 +48,8 @@ impl Allowance {
     pub(super) fn of_key(limits: Arc<RateLimits>, plan: &Plan, key_id: &str, tier: Tier) -> Self {
         let in_force = plan.of(key_id).clone();
         let bucket = in_force.tier(tier).buckets.of(key_id);
-        Self { limits, key: Some(OfKey { in_force, bucket, tier, canary: plan.canary.clone() }) }
+        let id = key_id.to_owned();
+        Self { limits, key: Some(OfKey { id, in_force, bucket, tier, canary: plan.canary.clone() }) }
     }
 
     /// Refuses before the body is read, where not one click would pass: a flood costs its headers only. Premium keys are
@@ -91,6 +93,11 @@ impl Allowance {
         if let Some(key) = self.key.as_ref().filter(|_| again > 0) {
             key.bucket.give_back(again);
         }
+    }
+
+    /// Returns the key's id; empty without a key.
+    pub fn key_id(&self) -> &str {
+        self.key.as_ref().map_or("", |key| &key.id)
     }
 
     /// Notes a batch over the limit that the spill queue took.

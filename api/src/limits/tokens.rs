@@ -17,6 +17,9 @@ use twice_log::{Clock, UtcMillis};
 
 /// Parts of a click the clock counts in: clicks a second times milliseconds then is a whole number of them.
 const PARTS: u64 = 1_000;
+/// A clock put back by more than this earns from where it was put. One that wavers by less earns once it has passed where
+/// it was: each waver would earn the same moment again.
+const WAVER_MS: i64 = 1_000;
 
 /// What the limit earned, as a pure sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,10 @@ impl Earning {
         let elapsed_ms = u64::try_from(now.epoch_ms().saturating_sub(self.seen_ms)).unwrap_or(0);
         self.earned =
             self.earned.saturating_add(elapsed_ms.saturating_mul(u64::from(self.clicks_per_second)));
-        self.seen_ms = now.epoch_ms();
+        let is_put_back = now.epoch_ms() < self.seen_ms.saturating_sub(WAVER_MS);
+        if elapsed_ms > 0 || is_put_back {
+            self.seen_ms = now.epoch_ms();
+        }
         self.earned
     }
 }
@@ -56,9 +62,8 @@ impl TokenClock {
 
     /// Changes the limit from now on.
     pub fn set_limit(&self, clicks_per_second: u32) {
-        let now = self.wall.now();
         let mut earning = self.earning.lock().unwrap_or_else(PoisonError::into_inner);
-        earning.advance(now);
+        earning.advance(self.wall.now());
         earning.clicks_per_second = clicks_per_second;
     }
 
@@ -78,8 +83,9 @@ impl GovernorClock for TokenClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        let now = self.wall.now();
-        self.earning.lock().unwrap_or_else(PoisonError::into_inner).advance(now).into()
+        // Read under the lock: in the order in which it is counted.
+        let mut earning = self.earning.lock().unwrap_or_else(PoisonError::into_inner);
+        earning.advance(self.wall.now()).into()
     }
 }
 
@@ -324,6 +330,50 @@ pub(super) mod tests {
         wall.advance(7 * 86_400_000);
         bucket.take(100).expect("a full bucket");
         assert!(bucket.take(1).is_err());
+    }
+
+    #[test]
+    fn a_clock_that_wavers_earns_no_moment_twice() {
+        let (wall, _, bucket) = bucket(1_000, 100);
+        bucket.take(100).expect("a full bucket");
+        for _ in 0..500 {
+            wall.advance(1);
+            bucket.rest();
+            wall.advance(-1);
+            bucket.rest();
+        }
+        assert_eq!(bucket.rest().clicks, 1, "one millisecond has passed");
+        wall.advance(2);
+        assert_eq!(bucket.rest().clicks, 2);
+    }
+
+    #[test]
+    fn threads_that_count_at_once_earn_no_moment_twice() {
+        /// A clock whose every reading is later.
+        struct Ticking(AtomicI64);
+
+        impl Clock for Ticking {
+            fn now(&self) -> UtcMillis {
+                let now = self.0.fetch_add(1, Ordering::SeqCst);
+                std::thread::yield_now();
+                UtcMillis::clamped(now)
+            }
+        }
+
+        let wall = Arc::new(Ticking(AtomicI64::new(0)));
+        let clock = TokenClock::new(wall.clone(), 7);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    (0..20_000).for_each(|_| {
+                        GovernorClock::now(&clock);
+                    });
+                });
+            }
+        });
+        let earned = GovernorClock::now(&clock).as_u64() - PARTS;
+        let elapsed_ms = wall.0.load(Ordering::SeqCst) - 1;
+        assert_eq!(earned, 7 * elapsed_ms as u64);
     }
 
     #[test]

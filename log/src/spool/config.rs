@@ -34,6 +34,10 @@ pub struct SpoolConfig {
     /// least 1 MiB
     #[arg(long, default_value_t = SpoolConfig::default().spill_bytes_max, value_name = "BYTES")]
     pub spill_bytes_max: u64,
+    /// How much of the spill queue the clicks of one key may take up, in percent. More lets one sender spill longer, less
+    /// leaves room for others. What a process before this one spilled counts for no key. Default 25; 1 to 100
+    #[arg(long, default_value_t = SpoolConfig::default().spill_key_percent_max, value_name = "PERCENT")]
+    pub spill_key_percent_max: u8,
     /// Records a second appended from the spill queue while there is room. Default 5000; 1 to 10000000
     #[arg(long, default_value_t = SpoolConfig::default().spill_drain_rate, value_name = "RECORDS")]
     pub spill_drain_rate: u32,
@@ -48,6 +52,7 @@ impl Default for SpoolConfig {
             spool_drain_rate: 20_000,
             spool_segment_bytes: 8 * MIB,
             spill_bytes_max: 256 * MIB,
+            spill_key_percent_max: 25,
             spill_drain_rate: 5_000,
         }
     }
@@ -67,6 +72,7 @@ impl SpoolConfig {
             ("spool_drain_rate", self.spool_drain_rate.into(), 1, 10_000_000),
             ("spool_segment_bytes", self.spool_segment_bytes, 64 * 1024, 64 * MIB),
             ("spill_bytes_max", or_off(self.spill_bytes_max), MIB, u64::MAX),
+            ("spill_key_percent_max", self.spill_key_percent_max.into(), 1, 100),
             ("spill_drain_rate", self.spill_drain_rate.into(), 1, 10_000_000),
         ];
         match bounds.iter().find(|(_, value, low, high)| value < low || value > high) {
@@ -91,6 +97,7 @@ mod tests {
             ("spool_bytes_max", SpoolConfig { spool_bytes_max: 1, ..default() }),
             ("spool_after_ms", SpoolConfig { spool_after_ms: 9, ..default() }),
             ("spool_after_ms", SpoolConfig { spool_after_ms: 60_001, ..default() }),
+            ("spill_key_percent_max", SpoolConfig { spill_key_percent_max: 101, ..default() }),
             ("spill_drain_rate", SpoolConfig { spill_drain_rate: 0, ..default() }),
         ] {
             assert!(wrong.validate().expect_err(name).to_string().contains(name));

@@ -17,6 +17,7 @@ mod entry;
 mod holdings;
 mod position;
 mod queue;
+mod shares;
 mod spooling;
 mod survey;
 #[cfg(test)]

@@ -13,10 +13,10 @@ mod open;
 mod segments;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use self::open::strike_off;
 pub(super) use self::open::{epoch_folder, epochs, salvaged};
@@ -56,12 +56,16 @@ pub struct SpoolQueue {
     state: Mutex<State>,
     /// One opening at a time.
     mending: tokio::sync::Mutex<()>,
+    /// Bytes of records given up since the process began.
+    given_up: AtomicU64,
+    /// What of the oldest records the log does not have yet, while it has others of them.
+    pub(super) under_way: tokio::sync::Mutex<Option<UnderWay>>,
 }
 
 struct State {
     active: Option<Arc<Active>>,
-    /// What was held when it broke: still held, as far as anyone knows. `None`: nobody knows.
-    last: Option<Holdings>,
+    /// What broke: what it held and where it stood still holds, with what was under way. `None`: nobody knows.
+    last: Option<Arc<Active>>,
     trouble: Option<String>,
     /// Records in damaged epochs that do not read.
     missing: u64,
@@ -84,6 +88,13 @@ pub struct Peeked {
     pub entries: Vec<Entry>,
     active: Arc<Active>,
     end: LogOffset,
+}
+
+/// Oldest records of which the log has some.
+pub(super) struct UnderWay {
+    pub peeked: Peeked,
+    /// Those it does not have, by where they go.
+    pub rest: Vec<(Topic, Vec<AppendRecord>)>,
 }
 
 /// How a queue is.
@@ -115,7 +126,8 @@ impl SpoolQueue {
         let state =
             State { active: None, last: None, trouble: None, missing: 0, retired: None, closed: false };
         let (state, mending) = (Mutex::new(state), tokio::sync::Mutex::new(()));
-        let queue = Self { fs, folder, config, state, mending };
+        let (given_up, under_way) = (AtomicU64::new(0), tokio::sync::Mutex::default());
+        let queue = Self { fs, folder, config, state, mending, given_up, under_way };
         queue.mend().await;
         queue
     }
@@ -123,18 +135,20 @@ impl SpoolQueue {
     /// Opens a broken queue again; returns whether it is open.
     pub async fn mend(&self) -> bool {
         let _one_at_a_time = self.mending.lock().await;
-        let retired = {
+        let (retired, reached) = {
             let mut state = self.lock();
             if state.closed || state.active.is_some() {
                 return !state.closed;
             }
-            state.retired.take()
+            // The log has what was drained, whether or not that could be noted.
+            let reached = state.last.as_ref().map(|last| (last.folder.clone(), last.position()));
+            (state.retired.take(), reached)
         };
         if let Some(retired) = retired {
             // Gives its lock back; waits for its commit thread, which may wait for the disk.
             let _ = tokio::task::spawn_blocking(move || retired.log.close()).await;
         }
-        match open::open(self.fs.clone(), &self.folder, self.config.segment_bytes).await {
+        match open::open(self.fs.clone(), &self.folder, self.config.segment_bytes, reached).await {
             Ok(Opened { active, missing }) => {
                 let records = active.holdings().records;
                 if records > 0 {
@@ -217,25 +231,48 @@ impl SpoolQueue {
         }
     }
 
-    /// Gives up what was peeked, once the log has it; removes segments that are wholly given up.
+    /// Gives up what was peeked, once the log has it; removes segments that are wholly given up. A position that cannot be
+    /// noted stops nothing: on a full disk removing segments is what makes room for the next note. Until then a restart
+    /// drains again what is left of them.
     ///
     /// # Errors
-    /// `Io`: the records are still held, and drained again after a restart.
+    /// `Io`: the segments cannot be removed; the queue is broken.
     pub async fn advance(&self, peeked: Peeked) -> Result<()> {
         let Peeked { entries, active, end } = peeked;
         let (fs, folder) = (self.fs.clone(), active.folder.clone());
         let noted = open::blocking(move || position::write(fs.as_ref(), &folder, end)).await;
         if let Err(failure) = noted {
-            self.broke(&active, &failure);
-            return Err(failure);
+            warn!(queue = self.config.name, error = chain(&failure), "what is drained cannot be noted");
         }
         active.position.store(end.0, Ordering::Release);
         active.holdings().remove(&entries);
+        let bytes: u64 = entries.iter().map(Entry::stored_bytes).sum();
+        self.given_up.fetch_add(bytes, Ordering::AcqRel);
         let trimmed = active.log.trim(TOPIC, PARTITION, end).await;
         if let Err(failure) = &trimmed {
             self.broke(&active, failure);
         }
         trimmed
+    }
+
+    /// Returns whether these records still are the oldest of the queue as it is open now.
+    pub(super) fn is_current(&self, peeked: &Peeked) -> bool {
+        self.lock().active.as_ref().is_some_and(|active| Arc::ptr_eq(active, &peeked.active))
+    }
+
+    /// Returns whether it is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().active.is_some()
+    }
+
+    /// Returns how large it may become; 0 if it is turned off.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.config.bytes_max
+    }
+
+    /// Returns the bytes of records given up since the process began.
+    pub(super) fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Returns how it is.
@@ -257,6 +294,11 @@ impl SpoolQueue {
     /// Returns how many records from before `instant` it holds; `None` if that cannot be known: it never opened.
     pub fn held_before(&self, instant: UtcMillis) -> Option<u64> {
         self.lock().held(|held| held.before(instant))
+    }
+
+    /// Returns when the oldest click it holds of a partition arrived.
+    pub fn oldest_click(&self, partition: PartitionId) -> Option<UtcMillis> {
+        self.lock().held(|held| held.oldest_click(partition)).flatten()
     }
 
     /// Returns whether it holds nothing, as far as is known.
@@ -284,7 +326,7 @@ impl SpoolQueue {
         let mut state = self.lock();
         if state.active.as_ref().is_some_and(|current| Arc::ptr_eq(current, active)) {
             error!(queue = self.config.name, error = detail, "the queue broke; it is opened again");
-            state.last = Some(active.holdings().clone());
+            state.last = Some(active.clone());
             state.trouble = Some(detail);
             state.retired = state.active.take();
         }
@@ -309,7 +351,7 @@ impl State {
     fn held<T>(&self, look: impl FnOnce(&Holdings) -> T) -> Option<T> {
         match &self.active {
             Some(active) => Some(look(&active.holdings())),
-            None => self.last.as_ref().map(look),
+            None => self.last.as_ref().map(|last| look(&last.holdings())),
         }
     }
 }

@@ -11,10 +11,11 @@ use tracing::warn;
 
 use super::config::SpoolConfig;
 use super::entry::Entry;
-use super::queue::{QueueConfig, QueueStatus, SpoolQueue};
+use super::queue::{QueueConfig, QueueStatus, SpoolQueue, epochs};
+use super::shares::Shares;
 use crate::breaker::{Breaker, BreakerConfig, BreakerState};
 use crate::error::{Error, Result};
-use crate::event::{Topic, UtcMillis};
+use crate::event::{PartitionId, Topic, UtcMillis};
 use crate::fs::FileSystem;
 use crate::hot::{AppendRecord, ClickLog};
 
@@ -23,15 +24,18 @@ pub(super) const QUEUES: [(&str, &str); 2] = [(SPOOL.0, SPOOL.1), (SPILL.0, SPIL
 const SPOOL: (&str, &str) = ("spool", "outage");
 const SPILL: (&str, &str) = ("spill queue", "spill");
 
+/// How long a refusal of both speaks against the node; nobody may send meanwhile, so nothing else ends it.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
+
 /// Where records are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub enum Route<'a> {
     /// To the log, and to the spool where the log does not take them.
     Log,
     /// To the spool: the log must not be written to at present, as its disk is full.
     Spool,
-    /// To the spill queue: over a limit, and yet to be kept.
-    Spill,
+    /// To the spill queue: over a limit, and yet to be kept. The owner, whose limit it is, may take up its share alone.
+    Spill { owner: &'a str },
 }
 
 /// Where records are, durably.
@@ -63,12 +67,17 @@ pub struct Spooling {
     pub(super) spill_paused: AtomicBool,
     pub(super) drain_paused: AtomicBool,
     apart: bool,
-    /// Why the log did not take records the last time it was asked, where it did not.
+    /// Why the log did not take records the last time that it did not.
     last_failure: Mutex<Option<String>>,
+    /// When neither the log nor the spool took records, and why the spool did not; ended by the next that are stored.
+    refused: Mutex<Option<(Instant, String)>>,
+    has_refused: AtomicBool,
+    shares: Shares,
 }
 
 impl Spooling {
-    /// Opens both queues below `folder`. One that does not open takes nothing until [`Spooling::drain`] has opened it.
+    /// Opens both queues below `folder`. One that does not open takes nothing until [`Spooling::drain`] has opened it. One
+    /// that is turned off takes nothing either, and what it holds from before is drained all the same (G-1, G-3).
     ///
     /// # Errors
     /// `Config` if a setting is out of its bounds.
@@ -80,15 +89,18 @@ impl Spooling {
     ) -> Result<Self> {
         config.validate()?;
         let queue = async |(name, part): (&'static str, &str), bytes_max| {
-            if bytes_max == 0 {
+            let own = folder.join(part);
+            // A folder that does not list may hold records: nobody may say that it holds none.
+            if bytes_max == 0 && epochs(fs.as_ref(), &own).is_ok_and(|epochs| epochs.is_empty()) {
                 return None;
             }
             let config = QueueConfig { name, bytes_max, segment_bytes: config.spool_segment_bytes };
-            Some(Arc::new(SpoolQueue::open(fs.clone(), folder.join(part), config).await))
+            Some(Arc::new(SpoolQueue::open(fs.clone(), own, config).await))
         };
         let spool = queue(SPOOL, config.spool_bytes_max).await;
         let spill = queue(SPILL, config.spill_bytes_max).await;
-        Ok(Self { spool, spill, config, ..Self::without_queues(log) })
+        let shares = Shares::of(config.spill_bytes_max, config.spill_key_percent_max);
+        Ok(Self { spool, spill, config, shares, ..Self::without_queues(log) })
     }
 
     /// Returns a way to the log alone: what the log does not take is refused.
@@ -105,13 +117,16 @@ impl Spooling {
             drain_paused: AtomicBool::new(false),
             apart: false,
             last_failure: Mutex::default(),
+            refused: Mutex::default(),
+            has_refused: AtomicBool::new(false),
+            shares: Shares::of(0, 100),
         }
     }
 
     /// Says that the queues lie on another disk than the log, so that they take records while the log's is full.
     #[must_use]
     pub fn on_another_disk(self, apart: bool) -> Self {
-        Self { apart: apart && self.spool.is_some(), ..self }
+        Self { apart: apart && self.has_spool(), ..self }
     }
 
     /// Returns whether records may be spooled while the log's disk is full.
@@ -123,19 +138,46 @@ impl Spooling {
     ///
     /// # Errors
     /// None of them may be taken for stored. `SpoolFull`: the log does not take them and the queue is full.
-    pub async fn append(&self, topic: Topic, records: Vec<AppendRecord>, route: Route) -> Result<Stored> {
-        match (route, &self.spool, &self.spill) {
+    pub async fn append(&self, topic: Topic, records: Vec<AppendRecord>, route: Route<'_>) -> Result<Stored> {
+        match (route, taking(&self.spool), taking(&self.spill)) {
             (Route::Log, None, _) => self.log.append(topic, records).await.map(|()| Stored::Log),
-            (Route::Log, Some(spool), _) => self.append_or_spool(spool, topic, records).await,
+            (Route::Log, Some(spool), _) => {
+                let stored = self.append_or_spool(spool, topic, records).await;
+                self.note_refusal(&stored);
+                stored
+            }
             (Route::Spool, Some(spool), _) => {
                 spool.append(&entries(topic, records)).await.map(|()| Stored::Spool)
             }
-            (Route::Spill, _, Some(spill)) => {
-                spill.append(&entries(topic, records)).await.map(|()| Stored::Spill)
+            (Route::Spill { owner }, _, Some(spill)) => {
+                let entries = entries(topic, records);
+                let place = self.shares.take(owner, &entries, spill)?;
+                let stored = spill.append(&entries).await;
+                if let Err(Error::SpoolFull { .. } | Error::Busy { .. } | Error::Config { .. }) = &stored {
+                    self.shares.give_back(owner, place);
+                }
+                stored.map(|()| Stored::Spill)
             }
             // A queue that is turned off has no room: certainly nothing was stored.
-            (Route::Spill, ..) => Err(Error::SpoolFull { queue: SPILL.0, bytes: 0, bytes_max: 0 }),
+            (Route::Spill { .. }, ..) => Err(Error::SpoolFull { queue: SPILL.0, bytes: 0, bytes_max: 0 }),
             (Route::Spool, ..) => Err(Error::Stopped),
+        }
+    }
+
+    /// Notes that nobody took records, or that somebody does again. Without a word of it a node that answers 503 to
+    /// everything would look ready: a log that is busy is no log that failed.
+    fn note_refusal(&self, stored: &Result<Stored>) {
+        match stored {
+            Err(Error::Config { .. }) => {}
+            Err(error) => {
+                *lock(&self.refused) = Some((Instant::now(), super::chain(error)));
+                self.has_refused.store(true, Ordering::Relaxed);
+            }
+            Ok(_) if self.has_refused.load(Ordering::Relaxed) => {
+                self.has_refused.store(false, Ordering::Relaxed);
+                *lock(&self.refused) = None;
+            }
+            Ok(_) => {}
         }
     }
 
@@ -171,14 +213,13 @@ impl Spooling {
         let appended = tokio::time::timeout(after, self.log.append(topic, records)).await;
         let appended = appended.unwrap_or(Err(Error::Slow { after_ms: after.as_millis() as u64 }));
         match &appended {
-            // Busy and Config are answers: the log is there.
-            Ok(()) | Err(Error::Busy { .. } | Error::Config { .. }) => {
-                self.breaker.succeeded();
-                *self.failure() = None;
-            }
+            Ok(()) | Err(Error::Config { .. }) => self.breaker.succeeded(),
+            // The log is there, and may hang all the same: too much waits for it. It neither opens a breaker nor closes one.
+            Err(Error::Busy { .. }) => {}
             Err(error) => {
+                // Before it can open the breaker: an open one has a reason.
+                *lock(&self.last_failure) = Some(super::chain(error));
                 self.breaker.failed(Instant::now());
-                *self.failure() = Some(super::chain(error));
             }
         }
         appended
@@ -196,22 +237,28 @@ impl Spooling {
 
     /// Returns whether records may be spooled at all.
     pub fn has_spool(&self) -> bool {
-        self.spool.is_some()
+        taking(&self.spool).is_some()
     }
 
     /// Returns why nothing is acknowledged at present: the log takes nothing and the spool neither.
     pub fn refusal(&self) -> Option<String> {
-        let spool = self.spool.as_ref()?.status();
-        if self.log_state() == BreakerState::Closed {
-            return None;
-        }
+        let spool = taking(&self.spool)?.status();
+        let log = self.log_state();
+        let refused = || {
+            let refused = lock(&self.refused);
+            let (_, reason) = refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_HOLDS)?;
+            Some(format!("neither the log nor the spool takes anything: {reason}"))
+        };
         match &spool.trouble {
+            _ if log == BreakerState::Closed => refused(),
+            // With nothing to drain it is senders alone who ask the log again: once it may be asked, they must come.
+            Some(_) if log == BreakerState::HalfOpen => refused(),
             Some(trouble) => Some(format!("the log does not answer and the spool takes nothing: {trouble}")),
             None if spool.is_full() => Some(format!(
                 "the log does not answer and the spool is full: {} of {} bytes; mend the log, or raise spool_bytes_max",
                 spool.bytes, spool.bytes_max
             )),
-            None => None,
+            None => refused(),
         }
     }
 
@@ -219,12 +266,8 @@ impl Spooling {
     pub fn log_failure(&self) -> Option<String> {
         match self.log_state() {
             BreakerState::Closed => None,
-            BreakerState::HalfOpen | BreakerState::Open => self.failure().clone(),
+            BreakerState::HalfOpen | BreakerState::Open => lock(&self.last_failure).clone(),
         }
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Option<String>> {
-        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether the log is asked at present.
@@ -232,7 +275,7 @@ impl Spooling {
         self.breaker.state(Instant::now())
     }
 
-    /// Returns how the queues are, those that are turned on.
+    /// Returns how the queues are, those that are turned on or hold records from before.
     pub fn status(&self) -> Vec<QueueStatus> {
         self.queues().map(|queue| queue.status()).collect()
     }
@@ -252,7 +295,12 @@ impl Spooling {
         held.collect()
     }
 
-    /// Returns the queues that are turned on, the spool first.
+    /// Returns when the oldest click of a partition arrived that is acknowledged and not in the log yet.
+    pub fn oldest_click(&self, partition: PartitionId) -> Option<UtcMillis> {
+        self.queues().filter_map(|queue| queue.oldest_click(partition)).min()
+    }
+
+    /// Returns the queues that are turned on or may hold records from before, the spool first.
     pub fn queues(&self) -> impl Iterator<Item = &Arc<SpoolQueue>> {
         self.spool.iter().chain(&self.spill)
     }
@@ -261,6 +309,15 @@ impl Spooling {
     pub fn close(&self) {
         self.queues().for_each(|queue| queue.close());
     }
+}
+
+/// Returns a queue unless it is turned off.
+fn taking(queue: &Option<Arc<SpoolQueue>>) -> Option<&Arc<SpoolQueue>> {
+    queue.as_ref().filter(|queue| queue.bytes_max() > 0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn entries(topic: Topic, records: Vec<AppendRecord>) -> Vec<Entry> {

@@ -43,14 +43,22 @@ pub(super) struct Opened {
     pub missing: u64,
 }
 
+/// Where a queue's drainer stood when it broke: the folder of the epoch, and the first offset the log does not have.
+pub(super) type Reached = Option<(PathBuf, LogOffset)>;
+
 /// Opens the newest epoch for writing, with the whole records of every earlier one.
-pub(super) async fn open(fs: Arc<dyn FileSystem>, folder: &Path, segment_bytes: u64) -> Result<Opened> {
+pub(super) async fn open(
+    fs: Arc<dyn FileSystem>,
+    folder: &Path,
+    segment_bytes: u64,
+    reached: Reached,
+) -> Result<Opened> {
     fs.create_dir_all(folder).map_err(Error::io("create", folder))?;
     let newest = epochs(fs.as_ref(), folder)?.last().copied().unwrap_or(1);
-    let (epoch, active) = match open_epoch(&fs, folder, newest, segment_bytes).await {
+    let (epoch, active) = match open_epoch(&fs, folder, newest, segment_bytes, &reached).await {
         Err(Error::Damage { path, at, reason }) => {
             error!(path = %path.display(), at, reason, "the queue is damaged; its files are kept, what reads is stored anew");
-            let active = open_epoch(&fs, folder, newest + 1, segment_bytes).await?;
+            let active = open_epoch(&fs, folder, newest + 1, segment_bytes, &None).await?;
             (newest + 1, active)
         }
         opened => (newest, opened?),
@@ -67,6 +75,7 @@ async fn open_epoch(
     folder: &Path,
     epoch: u32,
     segment_bytes: u64,
+    reached: &Reached,
 ) -> Result<Active> {
     let own = epoch_folder(folder, epoch);
     let (opening, at) = (fs.clone(), own.clone());
@@ -85,12 +94,11 @@ async fn open_epoch(
     })
     .await?;
     let bounds = log.bounds(TOPIC, PARTITION).await?;
-    let noted_or_first = noted.unwrap_or(bounds.earliest);
-    let from = noted_or_first.clamp(bounds.earliest, bounds.end);
-    if noted_or_first > bounds.end {
-        warn!(folder = %own.display(), noted = %noted_or_first, end = %bounds.end, "files of the queue were removed");
-    }
-    if noted != Some(from) {
+    let reached = reached.as_ref().filter(|(of, _)| *of == own).map(|(_, reached)| *reached);
+    let from = noted.max(reached).unwrap_or(bounds.earliest).clamp(bounds.earliest, bounds.end);
+    // One that lags behind only repeats, and a full disk takes no other.
+    if let Some(noted) = noted.filter(|noted| *noted > bounds.end) {
+        warn!(folder = %own.display(), %noted, end = %bounds.end, "files of the queue were removed");
         // Offsets below a position ahead of the files would be taken for drained when they are given again.
         let (fs, at) = (fs.clone(), own.clone());
         blocking(move || position::write(fs.as_ref(), &at, from)).await?;

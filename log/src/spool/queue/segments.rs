@@ -12,13 +12,20 @@ use crate::spool::entry::Entry;
 /// A closed segment, which never changes again and is removed once it is drained.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentCopy {
-    /// `{epoch:06}-{base offset:020}`: unique in the life of a queue.
+    /// `{epoch:06}-{base offset:020}`: unique in the life of a queue's folder.
     pub name: String,
     pub base: LogOffset,
     pub path: std::path::PathBuf,
 }
 
 impl SpoolQueue {
+    /// Returns the epoch that is open and the first offset of it that the log does not have; `None` while it is broken.
+    pub fn drained_to(&self) -> Option<(u32, LogOffset)> {
+        let active = self.active().ok()?;
+        let epoch = active.folder.file_name()?.to_str()?.parse().ok()?;
+        Some((epoch, active.position()))
+    }
+
     /// Returns the closed segments that hold records which are not drained, oldest first.
     ///
     /// # Errors
@@ -56,6 +63,12 @@ impl SpoolQueue {
 }
 
 impl SegmentCopy {
+    /// Reads the epoch and the base offset out of a name.
+    pub fn parse(name: &str) -> Option<(u32, LogOffset)> {
+        let (epoch, base) = name.split_once('-')?;
+        Some((epoch.parse().ok()?, LogOffset(base.parse().ok()?)))
+    }
+
     /// Returns the entries of a segment's bytes, and how many records do not read.
     pub fn entries(base: LogOffset, bytes: &Bytes) -> (Vec<Entry>, u64) {
         let (records, missing) = salvage_segment(TOPIC, PARTITION, base, bytes);

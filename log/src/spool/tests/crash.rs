@@ -105,6 +105,34 @@ async fn a_failed_sync_breaks_the_queue_and_mending_it_loses_nothing_acknowledge
 }
 
 #[tokio::test]
+async fn a_full_disk_lets_the_queue_be_drained_once_and_frees_its_segments() {
+    let root = tempfile::tempdir().expect("a folder");
+    let forgetful = ForgetfulFs::new(root.path()).expect("opened");
+    let folder = root.path().join("spool");
+    let queue = open(Arc::new(forgetful.clone()), &folder).await;
+    for number in 0..100 {
+        queue.append(&[entry(number)]).await.expect("appended");
+    }
+    let segments = || std::fs::read_dir(folder.join("000001/ad-clicks/0/0")).map(Iterator::count);
+    let before = segments().expect("listed");
+    forgetful.fail_writes(true);
+    let peeked = queue.peek(500).await.expect("peeked");
+    let mut drained: Vec<u32> = peeked.entries.iter().map(number).collect();
+    queue.advance(peeked).await.expect("the log has them, noted or not");
+    queue.append(&[entry(100)]).await.expect_err("no room: it breaks");
+    forgetful.fail_writes(false);
+    assert!(queue.mend().await, "{:?}", queue.status().trouble);
+    forgetful.fail_writes(true);
+    drained.extend(drain_all(&queue).await);
+    assert!(drained.is_sorted_by(|one, next| one < next), "none twice");
+    assert!((0..100).all(|number| drained.contains(&number)), "and none lost");
+    assert!(segments().expect("listed") < before, "room again");
+    forgetful.fail_writes(false);
+    queue.append(&[entry(101)]).await.expect("appended");
+    assert_eq!(drain_all(&queue).await, [101]);
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_and_counts_nothing_that_is_not_there() {
     let root = tempfile::tempdir().expect("a folder");
     let forgetful = ForgetfulFs::new(root.path()).expect("opened");

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::event::{Generation, LogOffset};
 use crate::hot::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
 
+const SPILL: Route<'_> = Route::Spill { owner: "a key" };
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Well,
@@ -19,6 +21,8 @@ enum Mood {
     Hangs,
     Busy,
     Refuses,
+    /// Takes clicks of partition 3 alone.
+    TakesSome,
 }
 
 /// A log in memory with moods.
@@ -52,13 +56,15 @@ impl ClickLog for MoodyLog {
     async fn append(&self, topic: Topic, records: Vec<AppendRecord>) -> Result<()> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let mood = *self.mood.lock().expect("no panic");
-        if matches!(mood, Mood::Well | Mood::Hangs) {
+        let takes = topic == Topic::AdClicks && records.iter().all(|record| record.partition.0 == 3);
+        if matches!(mood, Mood::Well | Mood::Hangs) || mood == Mood::TakesSome && takes {
             let records = records.into_iter().map(|record| (topic, record.partition, record.bytes));
             self.stored.lock().expect("no panic").extend(records);
         }
         match mood {
             Mood::Well => Ok(()),
-            Mood::Fails => Err(Error::Stopped),
+            Mood::TakesSome if takes => Ok(()),
+            Mood::Fails | Mood::TakesSome => Err(Error::Stopped),
             Mood::Hangs => std::future::pending().await,
             Mood::Busy => Err(Error::Busy { waiting_bytes: 1 }),
             Mood::Refuses => Err(Error::Config { reason: "too large".to_owned() }),
@@ -85,7 +91,18 @@ impl ClickLog for MoodyLog {
 struct Site {
     log: Arc<MoodyLog>,
     spooling: Arc<Spooling>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    /// Stops, and starts over the same folder with other settings.
+    async fn restarted(self, config: SpoolConfig) -> Self {
+        let Self { log, spooling, folder } = self;
+        spooling.close();
+        drop(spooling);
+        let spooling = Spooling::open(log.clone(), Arc::new(RealFs), folder.path(), config).await;
+        Self { log, spooling: Arc::new(spooling.expect("opened")), folder }
+    }
 }
 
 async fn site(mood: Mood, spool_bytes_max: u64) -> Site {
@@ -100,7 +117,7 @@ async fn site(mood: Mood, spool_bytes_max: u64) -> Site {
     };
     let spooling =
         Spooling::open(log.clone(), Arc::new(RealFs), folder.path(), config).await.expect("opened");
-    Site { log, spooling: Arc::new(spooling), _folder: folder }
+    Site { log, spooling: Arc::new(spooling), folder }
 }
 
 /// A record that says when it arrived, as those of the gateway do.
@@ -112,7 +129,7 @@ fn record(text: &str, arrival_ms: i64) -> Vec<AppendRecord> {
 }
 
 impl Site {
-    async fn append(&self, text: &str, route: Route) -> Result<Stored> {
+    async fn append(&self, text: &str, route: Route<'_>) -> Result<Stored> {
         self.spooling.append(Topic::AdClicks, record(text, 5_000), route).await
     }
 
@@ -196,7 +213,7 @@ async fn a_full_spool_refuses_only_while_the_log_is_away() {
 async fn spilled_records_wait_while_they_are_told_to() {
     let site = site(Mood::Well, 1 << 20).await;
     site.spooling.pause_spill(true);
-    assert_eq!(site.append("a", Route::Spill).await.expect("spilled"), Stored::Spill);
+    assert_eq!(site.append("a", SPILL).await.expect("spilled"), Stored::Spill);
     let draining = tokio::spawn(site.spooling.clone().drain());
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(site.log.numbers().is_empty());
@@ -208,11 +225,81 @@ async fn spilled_records_wait_while_they_are_told_to() {
 }
 
 #[tokio::test]
+async fn a_queue_turned_off_takes_nothing_and_gives_up_what_it_holds() {
+    let site = site(Mood::Fails, 1 << 20).await;
+    site.append("a", Route::Log).await.expect("spooled");
+    site.append("b", SPILL).await.expect("spilled");
+    let off = SpoolConfig { spool_bytes_max: 0, spill_bytes_max: 0, ..SpoolConfig::default() };
+    let site = site.restarted(off.clone()).await;
+    let held = site.spooling.held_before(UtcMillis::clamped(6_000));
+    assert_eq!(held.iter().map(|held| held.records).collect::<Vec<_>>(), [Some(1), Some(1)]);
+    assert!(matches!(site.append("c", Route::Log).await, Err(Error::Stopped)), "the log's own answer");
+    assert!(matches!(site.append("c", SPILL).await, Err(Error::SpoolFull { .. })));
+    assert!(!site.spooling.has_spool() && site.spooling.refusal().is_none());
+    site.log.is(Mood::Well);
+    site.drained().await;
+    assert_eq!(site.log.numbers(), ["a", "b"]);
+    assert!(site.spooling.held_before(UtcMillis::clamped(6_000)).is_empty());
+}
+
+#[tokio::test]
+async fn one_key_fills_its_share_of_the_spill_queue_and_leaves_room_for_another() {
+    let site = site(Mood::Well, 1 << 20).await;
+    let config =
+        SpoolConfig { spill_bytes_max: 1 << 20, spill_key_percent_max: 25, ..SpoolConfig::default() };
+    let site = site.restarted(config).await;
+    site.spooling.pause_spill(true);
+    let large = "x".repeat(50_000);
+    let mut taken = 0;
+    while site.append(&large, SPILL).await.is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, 5, "a quarter of 1 MiB");
+    assert!(matches!(site.append(&large, SPILL).await, Err(Error::SpoolFull { .. })));
+    site.append(&large, Route::Spill { owner: "another" }).await.expect("room for another");
+    site.spooling.pause_spill(false);
+    site.drained().await;
+    site.append(&large, SPILL).await.expect("room again");
+}
+
+#[tokio::test]
+async fn what_the_log_has_of_a_chunk_is_not_appended_again_while_the_rest_waits() {
+    let site = site(Mood::Fails, 1 << 20).await;
+    site.append("a", Route::Log).await.expect("spooled");
+    site.spooling.append(Topic::FraudVerdicts, record("v", 5_000), Route::Log).await.expect("spooled");
+    site.log.is(Mood::TakesSome);
+    let spool = site.spooling.queues().next().expect("a spool").clone();
+    for _ in 0..3 {
+        assert!(site.spooling.drain_chunk(&spool).await.is_err());
+    }
+    assert_eq!((site.log.numbers(), spool.status().records), (vec!["a".to_owned()], 2));
+    site.append("b", Route::Spool).await.expect("spooled");
+    site.log.is(Mood::Well);
+    site.drained().await;
+    let mut numbers = site.log.numbers();
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["a", "b", "v"], "each once");
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_everything_is_not_ready_though_its_log_is_only_busy() {
+    let site = site(Mood::Busy, 1 << 20).await;
+    let large = "x".repeat(50_000);
+    while site.append(&large, Route::Log).await.is_ok() {}
+    assert_eq!(site.spooling.log_state(), BreakerState::Closed, "busy is no failure");
+    let refusal = site.spooling.refusal().expect("not ready");
+    assert!(refusal.contains("full"), "{refusal}");
+    site.log.is(Mood::Well);
+    site.append("a", Route::Log).await.expect("stored");
+    assert_eq!(site.spooling.refusal(), None);
+}
+
+#[tokio::test]
 async fn without_queues_the_log_alone_decides() {
     let log = MoodyLog { mood: Mutex::new(Mood::Fails), calls: AtomicU32::new(0), stored: Mutex::default() };
     let spooling = Spooling::without_queues(Arc::new(log));
     let refused = spooling.append(Topic::AdClicks, record("a", 0), Route::Log).await;
     assert!(matches!(refused, Err(Error::Stopped)));
-    assert!(spooling.append(Topic::AdClicks, record("a", 0), Route::Spill).await.is_err());
+    assert!(spooling.append(Topic::AdClicks, record("a", 0), SPILL).await.is_err());
     assert!(!spooling.has_spool() && spooling.status().is_empty());
 }
