@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{HttpServer, web};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use twice_log::Clock;
 use twice_log::hot::ClickLog;
 use twice_log::spool::Spooling;
@@ -25,6 +25,7 @@ use twice_store::modes::ModeStore;
 use twice_store::windows::{LiveWindows, WindowStore};
 
 use crate::access::{Access, KeyRing, RefusedActions};
+use crate::budgets::Places;
 use crate::config::ApiConfig;
 use crate::document::Document;
 use crate::edge::{Certificates, Connections};
@@ -83,7 +84,7 @@ pub(crate) struct ApiState {
     pub config: ApiConfig,
     pub query: Addr<QueryActor>,
     /// Places for event streams.
-    pub event_streams: Arc<Semaphore>,
+    pub event_streams: Arc<Places>,
     pub connections: Arc<Connections>,
     /// Places for what reads much: long lists, explanations.
     pub turns: Turns,
@@ -108,7 +109,7 @@ impl ApiState {
         }
         actix_web::rt::spawn(deps.limits.clone().run(deps.stream.clone(), deps.spooling.clone()));
         let document = Document::build(routes::configure)?;
-        let event_streams = Arc::new(Semaphore::new(config.event_streams_max as usize));
+        let event_streams = Places::new(config.event_streams_max);
         let connections = Arc::default();
         let (turns, bodies) = (Turns::default(), BodyMemory::new(config.bodies_bytes_max));
         let (refused, readiness) = (RefusedActions::default(), LastReadiness::default());

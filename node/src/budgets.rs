@@ -62,9 +62,7 @@ impl RunningBudgets {
             feed: observing.spend,
             applied_ends: Arc::new(move || stream.applied_ends()),
             // Spooled and spilled clicks are acknowledged, and no budget knows of them yet.
-            waiting_since: Arc::new(move || {
-                spooling.status().into_iter().filter_map(|queue| queue.oldest).min()
-            }),
+            waiting_since: Arc::new(move |partition| spooling.oldest_click(partition)),
             clock,
             fail_points,
         };

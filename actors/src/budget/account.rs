@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use twice_log::event::MINUTE_MS;
-use twice_log::{CampaignId, Day, Hour, UtcMillis};
+use twice_log::{CampaignId, Currency, Day, Hour, UtcMillis};
 use twice_store::{BudgetCause, BudgetDecision, BudgetReport, BudgetState, Campaign};
 
 use super::feed::TouchedBy;
@@ -98,10 +98,12 @@ impl Account {
         self.days = self.days.split_off(&first);
     }
 
-    /// Takes over the last decision stored of a day.
+    /// Takes over the last decision stored of a day, unless a later one is known.
     pub fn restore(&mut self, last: BudgetDecision) {
         let day = self.days.entry(last.day).or_default();
-        day.last = Some(last);
+        if day.last.as_ref().is_none_or(|known| known.number <= last.number) {
+            day.last = Some(last);
+        }
     }
 
     /// Takes the campaign's terms as they are now; returns whether anything changed.
@@ -236,15 +238,29 @@ impl Account {
 
     /// Notes that a decision is stored.
     pub fn accept(&mut self, decision: BudgetDecision) {
+        let budget = self.terms.daily_budget_micros;
         let day = self.days.entry(decision.day).or_default();
+        // What changed while it was being stored is yet to be decided of.
+        if (day.spend(), budget) == (decision.spend_micros, decision.budget_micros) {
+            day.cause = None;
+            day.clicks = None;
+        }
         day.last = Some(decision);
-        day.cause = None;
-        day.clicks = None;
     }
 
     /// Forgets which clicks came last, once it is known that they decided nothing.
     pub fn settle(&mut self) {
         self.days.values_mut().for_each(|day| day.clicks = None);
+    }
+
+    /// Returns the state decided last of a day that it goes on in, its currency, and its spend above the budget.
+    pub fn standing(&self, day: Day) -> (Option<BudgetState>, Currency, i64) {
+        let account = self.days.get(&day);
+        let budget = self.terms.daily_budget_micros;
+        let last = account.and_then(|account| account.last.as_ref()).map(|last| last.state);
+        let spend = account.map_or(0, DayAccount::spend);
+        let overspend = budget.map_or(0, |budget| spend.saturating_sub(budget).max(0));
+        (budget.and(last), self.terms.currency, overspend)
     }
 
     /// Tells how a day stands at `now`.

@@ -5,11 +5,15 @@ use clap::Args;
 use crate::config::check;
 use crate::error::Result;
 
+/// Looks that the longest lag allowed holds at least.
+const LOOKS_A_LAG: u64 = 3;
+
 /// Settings of budgets. None of them changes a count or a bill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 pub struct BudgetConfig {
     /// How far the stream may lie behind the log before the spend of strict campaigns counts as unknown and they stop.
-    /// Shorter stops them for less; longer lets them overspend unseen. 1_000 to 600_000, default 10_000.
+    /// Shorter stops them for less; longer lets them overspend unseen. 1_000 to 600_000, at least three times
+    /// `budget_look_ms`, default 10_000.
     #[arg(long, default_value_t = BudgetConfig::default().budget_lag_ms_max)]
     pub budget_lag_ms_max: u64,
     /// How long the stream must have kept up before the spend of strict campaigns counts as known again. Longer means fewer
@@ -36,6 +40,27 @@ impl BudgetConfig {
     pub fn validate(&self) -> Result<()> {
         check("budget_lag_ms_max", self.budget_lag_ms_max, 1_000, 600_000)?;
         check("budget_settle_ms", self.budget_settle_ms, 0, 600_000)?;
-        check("budget_look_ms", self.budget_look_ms, 100, 10_000)
+        check("budget_look_ms", self.budget_look_ms, 100, 10_000)?;
+        // While clicks come, what was counted is as old as the look before: the limit must lie well above that.
+        let lag_min = LOOKS_A_LAG * self.budget_look_ms;
+        check("budget_lag_ms_max, which must hold three looks", self.budget_lag_ms_max, lag_min, 600_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_that_every_look_would_reach_is_refused() {
+        let config = |lag, look| BudgetConfig {
+            budget_lag_ms_max: lag,
+            budget_look_ms: look,
+            ..BudgetConfig::default()
+        };
+        assert!(config(1_000, 1_000).validate().is_err());
+        assert!(config(10_000, 10_000).validate().is_err());
+        assert!(config(3_000, 1_000).validate().is_ok());
+        assert!(BudgetConfig::default().validate().is_ok());
     }
 }

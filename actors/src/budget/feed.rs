@@ -4,6 +4,7 @@
 //! bounded by the campaigns watched. Whatever is missed on the way comes again when its window is published.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hashbrown::{HashMap, HashSet};
@@ -56,6 +57,8 @@ impl Touched {
 #[derive(Debug, Default)]
 pub struct SpendFeed {
     watched: RwLock<Arc<HashSet<CampaignId>>>,
+    /// How often campaigns were added to them.
+    beginnings: AtomicU64,
     waiting: Mutex<HashMap<CampaignId, Touched>>,
     changed: Notify,
 }
@@ -68,7 +71,11 @@ impl SpendFeed {
 
     /// Sets the campaigns whose counts are wanted from now on.
     pub fn watch(&self, campaigns: HashSet<CampaignId>) {
+        let is_more = !campaigns.is_subset(&self.watched());
         *self.watched.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(campaigns);
+        if is_more {
+            self.beginnings.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Leaves what was counted, for the budgets to take.
@@ -112,5 +119,13 @@ impl WindowObserver for PublishedSpend {
         }
         let feed = self.0.clone();
         (!touched.is_empty()).then(|| Box::new(move || feed.put(touched)) as Telling)
+    }
+
+    fn beginnings(&self) -> u64 {
+        self.0.beginnings.load(Ordering::SeqCst)
+    }
+
+    fn is_watched(&self, campaign: &CampaignId) -> bool {
+        self.0.watched().contains(campaign)
     }
 }

@@ -5,15 +5,17 @@
 //! stream's counts of the other hours at the prices in force; *sight* = whether the stream is near enough to the log for
 //! the spend to be known; *account* = one campaign's days.
 //! Flow: `feed` takes counts of watched campaigns off the stream's path; `account` prices them and proposes decisions
-//! (pure); `keeper` stores what is proposed, `publisher` appends what is stored to the log; `actor` gives them a home.
+//! (pure); `reader` reads what was set and billed; `keeper` stores what is proposed, `publisher` appends what is stored to the log; `actor` gives them a home.
 
 mod account;
 mod actor;
 mod book;
 mod config;
 mod feed;
+mod health;
 mod keeper;
 mod publisher;
+mod reader;
 mod seed;
 mod sight;
 #[cfg(test)]

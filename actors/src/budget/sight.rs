@@ -25,6 +25,7 @@ pub struct Sight {
     lag_ms: i64,
     is_known: bool,
     kept_up_since: Option<UtcMillis>,
+    looked_at: UtcMillis,
 }
 
 impl Sight {
@@ -38,6 +39,7 @@ impl Sight {
             lag_ms: 0,
             is_known: true,
             kept_up_since: None,
+            looked_at: now,
         }
     }
 
@@ -50,6 +52,7 @@ impl Sight {
         applied_end: LogOffset,
         waiting_since: Option<UtcMillis>,
     ) {
+        self.follow_back(now);
         if let Some(end) = log_end
             && self.marks.len() < MARKS_MAX
         {
@@ -68,11 +71,21 @@ impl Sight {
             self.kept_up_since = None;
         } else if !self.is_known {
             let since = *self.kept_up_since.get_or_insert(now);
-            // A clock set back must not keep a campaign stopped: the wait then begins anew.
-            if since > now {
-                self.kept_up_since = Some(now);
-            }
             self.is_known = now.epoch_ms() - since.epoch_ms() >= self.settle_ms;
+        }
+    }
+
+    /// Follows a clock that was set back: what was known to be some time ago still is as long ago. A lag that the clock
+    /// swallowed would go unseen for as long as the clock was set back.
+    fn follow_back(&mut self, now: UtcMillis) {
+        let back_ms = self.looked_at.epoch_ms() - now.epoch_ms();
+        self.looked_at = now;
+        if back_ms <= 0 {
+            return;
+        }
+        let moments = self.marks.iter_mut().map(|(moment, _)| moment);
+        for moment in moments.chain([&mut self.caught_up]).chain(&mut self.kept_up_since) {
+            *moment = moment.plus_ms(-back_ms);
         }
     }
 
@@ -147,6 +160,17 @@ mod tests {
         sight.look(at(20_000), Some(LogOffset(1)), LogOffset(1), Some(at(9_000)));
         assert!(!sight.is_known());
         assert_eq!(sight.lag_ms(), 11_000);
+    }
+
+    #[test]
+    fn a_clock_set_back_hides_no_stream_that_stands_still() {
+        let mut sight = sight();
+        sight.look(at(3_600_000), Some(LogOffset(1)), LogOffset(1), None);
+        sight.look(at(3_601_000), Some(LogOffset(9)), LogOffset(1), None);
+        sight.look(at(1_000), Some(LogOffset(9)), LogOffset(1), None);
+        assert!(sight.is_known() && sight.lag_ms() == 1_000);
+        sight.look(at(10_001), Some(LogOffset(9)), LogOffset(1), None);
+        assert!(!sight.is_known());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The accounts against a naive model, under random clicks, bills, terms, lags and restarts.
 
+mod keeping;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use twice_log::{CampaignId, Day, Generation, LogOffset, UtcMillis};
 use twice_store::{BudgetCause, BudgetDecision, BudgetState, DecisionsQuery, Scope};
 use utoipa::{IntoParams, ToSchema};
 
-use super::events::{self, EventStream, HEARTBEAT, Pause};
+use super::events::{self, EventStream, Farewell, Pause};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::operations::read_limit;
@@ -92,7 +92,9 @@ pub(crate) struct DecisionPage {
 /// Follows decisions as they are made, as an event stream; or lists them, where `Accept` asks for JSON.
 ///
 /// Each event is named `decision` and has the decision's sequence as its id; `Last-Event-ID` resumes after it, with nothing
-/// left out. The last event of a stream that the node ends says why: `closing`, `refused` or `unavailable`.
+/// left out; comments carry an id as well, so that this holds before the first event too. An id above the newest decision is
+/// of a store that is gone: the event `reset` says so, and the stream goes on with what is decided next. The last event of
+/// a stream that the node ends says why: `closing`, `refused` or `unavailable`.
 #[utoipa::path(
     params(DecisionsParams, ("Last-Event-ID" = Option<u64>, Header, description = "sequence to go on after")),
     responses((
@@ -121,17 +123,19 @@ pub(crate) async fn get_budget_decisions(
         let query = DecisionsQuery { after, campaigns, limit: read_limit(limit)? };
         return list(&state, query).await;
     }
-    let after = match (last_event_id(&request)?, after) {
-        (Some(id), _) | (None, Some(id)) => id,
-        (None, None) => {
-            let newest = state.deps.decisions.newest_sequence().await;
-            newest.map_err(|error| store_error(&state, error))?
-        }
-    };
+    let asked = last_event_id(&request)?.or(after);
+    let newest = state.deps.decisions.newest_sequence().await;
+    let newest = newest.map_err(|error| store_error(&state, error))?;
+    let after = asked.unwrap_or(newest).min(newest);
+    let mut hello = events::heartbeat_after(after);
+    if asked.is_some_and(|asked| asked > newest) {
+        let detail = "numbers begin anew, as the store was made anew; read the decisions as a list";
+        hello.push_str(&events::event("reset", Some(newest), &Farewell { detail }));
+    }
     let events = EventStream::open(&state, &caller)?;
     let query = DecisionsQuery { after, campaigns, limit: READ_AT_ONCE };
     let follow = Follow { events, query, stored: state.deps.budgets.stored() };
-    Ok(events::answer(futures::stream::unfold(follow, Follow::next)))
+    Ok(events::answer(hello, futures::stream::unfold(follow, Follow::next)))
 }
 
 async fn list(state: &ApiState, query: DecisionsQuery) -> Result<HttpResponse> {
@@ -195,7 +199,7 @@ impl Follow {
             match self.events.wait(stored.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return self.events.end("closing", "the node stops; connect again"),
-                Err(Pause::Quiet) => return HEARTBEAT.to_owned(),
+                Err(Pause::Quiet) => return events::heartbeat_after(self.query.after),
                 Err(Pause::End(last)) => return last,
             }
         }

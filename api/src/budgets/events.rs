@@ -1,6 +1,7 @@
 //! What event streams have in common: their form, a bound on their number, and when they end by themselves.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL};
@@ -8,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use twice_store::ApiKey;
 
@@ -39,6 +40,60 @@ pub(super) struct Farewell {
     pub detail: &'static str,
 }
 
+/// One key may hold one of so many places: others must find some, whatever one tenant opens and never reads.
+const SHARES: u32 = 4;
+
+/// The places for event streams.
+pub(crate) struct Places {
+    places: usize,
+    places_a_key: usize,
+    /// Places taken by each key; a node without keys has one name for all, and no shares.
+    taken: Mutex<HashMap<String, usize>>,
+}
+
+impl Places {
+    /// Makes room for so many streams.
+    pub fn new(places: u32) -> Arc<Self> {
+        let places_a_key = places.div_ceil(SHARES) as usize;
+        Arc::new(Self { places: places as usize, places_a_key, taken: Mutex::default() })
+    }
+
+    fn taken(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place, if there is one and the caller's key has not had its share.
+    fn take(self: &Arc<Self>, caller: &Caller) -> Option<Place> {
+        let mut taken = self.taken();
+        let own = taken.get(&caller.key_id).copied().unwrap_or(0);
+        let is_over_share = caller.key.is_some() && own >= self.places_a_key;
+        // Summed, not counted apart: keys with streams are few, and nothing can drift.
+        if is_over_share || taken.values().sum::<usize>() >= self.places {
+            return None;
+        }
+        taken.insert(caller.key_id.clone(), own + 1);
+        Some(Place { places: self.clone(), key_id: caller.key_id.clone() })
+    }
+}
+
+/// A place taken; dropping it gives it back.
+struct Place {
+    places: Arc<Places>,
+    key_id: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(own) = taken.get_mut(&self.key_id) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.key_id);
+            }
+        }
+    }
+}
+
 /// What every event stream holds.
 pub(super) struct EventStream {
     pub state: web::Data<ApiState>,
@@ -46,7 +101,7 @@ pub(super) struct EventStream {
     heartbeat: Interval,
     stopping: watch::Receiver<bool>,
     is_over: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Why a wait ended without news.
@@ -61,10 +116,10 @@ impl EventStream {
     /// Takes a place.
     ///
     /// # Errors
-    /// `Overloaded` if there is none.
+    /// `Overloaded` if there is none, or the key has its share of them.
     pub fn open(state: &web::Data<ApiState>, caller: &Caller) -> Result<Self> {
-        let place = state.event_streams.clone().try_acquire_owned();
-        let place = place.map_err(|_| Error::Overloaded { retry_after_s: state.config.retry_after_s })?;
+        let place = state.event_streams.take(caller);
+        let place = place.ok_or(Error::Overloaded { retry_after_s: state.config.retry_after_s })?;
         let mut heartbeat = interval(Duration::from_millis(state.config.event_heartbeat_ms.into()));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
@@ -118,10 +173,15 @@ impl EventStream {
 /// The comment that keeps a connection open.
 pub(super) const HEARTBEAT: &str = ": alive\n\n";
 
-/// Answers with an event stream.
-pub(super) fn answer(events: impl Stream<Item = String> + 'static) -> HttpResponse {
+/// The comment that keeps a connection open, with an id: who reconnects goes on after it. It is no event, as it has no data.
+pub(super) fn heartbeat_after(id: u64) -> String {
+    format!(": alive\nid: {id}\n\n")
+}
+
+/// Answers with an event stream that begins with `hello`.
+pub(super) fn answer(hello: String, events: impl Stream<Item = String> + 'static) -> HttpResponse {
     // The first bytes go at once: whoever connects learns that it is connected.
-    let hello = futures::stream::once(std::future::ready(HEARTBEAT.to_owned()));
+    let hello = futures::stream::once(std::future::ready(hello));
     let bytes = hello.chain(events).map(|text| Ok::<_, Error>(Bytes::from(text)));
     HttpResponse::Ok()
         .content_type(EVENT_STREAM)

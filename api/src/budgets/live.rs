@@ -71,7 +71,7 @@ pub(crate) async fn get_live(
         stored.map_err(|error| Error::of_store("real-time store", state.config.retry_after_s, error))?;
     let waiting = stored.iter().map(WindowUpdate::of).collect();
     let watch = Watch { events, subscription, waiting, shown: BTreeMap::new() };
-    Ok(events::answer(futures::stream::unfold(watch, Watch::next)))
+    Ok(events::answer(HEARTBEAT.to_owned(), futures::stream::unfold(watch, Watch::next)))
 }
 
 /// Somebody who watches a campaign.

@@ -10,4 +10,5 @@ mod live;
 
 pub(crate) use budget::get_budget;
 pub(crate) use decisions::get_budget_decisions;
+pub(crate) use events::Places;
 pub(crate) use live::get_live;

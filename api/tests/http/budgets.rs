@@ -7,8 +7,9 @@ use futures::stream::BoxStream;
 use reqwest::StatusCode;
 use twice_log::{Generation, LogOffset, UtcMillis};
 use twice_store::windows::{Fence, ObservedWindows, WindowRow, WindowStore};
-use twice_store::{BudgetCause, BudgetDecision, BudgetState, BudgetStore};
+use twice_store::{BudgetCause, BudgetDecision, BudgetState, BudgetStore, Scope};
 
+use crate::access::key;
 use crate::support::{JSON, Server, ask, campaign, problem, time};
 
 /// Far beyond what an event takes: no test asserts a time.
@@ -131,6 +132,40 @@ async fn windows_come_as_they_are_stored_and_never_go_back() {
     assert!(!next.contains("\"clicks\":2"), "{next}");
     server.budgeting.2.send_replace(true);
     assert!(reader.until("event: closing").await.is_some());
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn who_reconnects_before_the_first_event_goes_on_where_it_was() {
+    let server = Server::start().await;
+    decide(&server, vec![decision("a", 1, BudgetState::Serving)]).await;
+    let mut reader = Reader::open(server.get("/v1/budget-decisions")).await;
+    let hello = reader.until("id: 1\n\n").await.expect("a hello");
+    assert!(!hello.contains("data:"), "no event: {hello}");
+    drop(reader);
+    decide(&server, vec![decision("a", 2, BudgetState::Exhausted)]).await;
+    let again = server.get("/v1/budget-decisions").header("last-event-id", "1");
+    assert!(Reader::open(again).await.until("\"number\":2").await.is_some());
+    let of_another_store = server.get("/v1/budget-decisions").header("last-event-id", "900");
+    let mut reader = Reader::open(of_another_store).await;
+    let reset = reader.until("event: reset").await.expect("a word");
+    assert!(reset.contains("id: 2\n"), "{reset}");
+    decide(&server, vec![decision("a", 3, BudgetState::Serving)]).await;
+    assert!(reader.until("\"number\":3").await.is_some());
+    server.budgeting.2.send_replace(true);
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn one_key_takes_a_share_of_the_event_streams_and_leaves_the_others() {
+    let config = twice_api::ApiConfig { event_streams_max: 8, ..Default::default() };
+    let server = Server::start_keyed_with(config).await;
+    let [one, other] = [key(&server, &[Scope::Query], &[]).await, key(&server, &[Scope::Query], &[]).await];
+    let follow = |key: &str| server.get("/v1/budget-decisions").bearer_auth(key);
+    let mut readers = vec![Reader::open(follow(&one)).await, Reader::open(follow(&one)).await];
+    problem(follow(&one), 503, "later").await;
+    readers.push(Reader::open(follow(&other)).await);
+    server.budgeting.2.send_replace(true);
     server.stop().await;
 }
 

@@ -43,6 +43,8 @@ struct Subscriber {
 struct Shared {
     subscribers: Mutex<HashMap<CampaignId, Vec<Subscriber>>>,
     count: AtomicU64,
+    /// Subscriptions so far, each counted once it is in the map.
+    beginnings: AtomicU64,
     next_id: AtomicU64,
 }
 
@@ -79,6 +81,7 @@ impl LiveWindows {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (updates, receiver) = mpsc::channel(WAITING_MAX);
         self.shared.lock().entry(campaign.clone()).or_default().push(Subscriber { id, updates });
+        self.shared.beginnings.fetch_add(1, Ordering::SeqCst);
         LiveSubscription { campaign: campaign.clone(), id, receiver, shared: self.shared.clone() }
     }
 
@@ -99,6 +102,14 @@ impl WindowObserver for LiveWindows {
             wanted.map(|row| (row.campaign_id.clone(), WindowUpdate::of(row))).collect();
         let shared = self.shared.clone();
         (!updates.is_empty()).then(|| Box::new(move || shared.tell(&updates)) as Telling)
+    }
+
+    fn beginnings(&self) -> u64 {
+        self.shared.beginnings.load(Ordering::SeqCst)
+    }
+
+    fn is_watched(&self, campaign: &CampaignId) -> bool {
+        self.shared.lock().contains_key(campaign)
     }
 }
 

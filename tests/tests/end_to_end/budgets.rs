@@ -183,7 +183,7 @@ fn a_strict_campaign_stops_while_the_stream_hangs_and_goes_on_after_it() -> Resu
     let held = tempfile::NamedTempFile::new()?;
     let file = held.path().with_extension("held");
     let environment = vec![("TWICE_FAIL_POINT".to_owned(), format!("stream-applying@{}", file.display()))];
-    let settings = "budget_lag_ms_max = 2000\nbudget_settle_ms = 500\n".to_owned();
+    let settings = "budget_lag_ms_max = 2000\nbudget_settle_ms = 500\nbudget_look_ms = 500\n".to_owned();
     let options = NodeOptions { settings: Some(settings), environment, ..NodeOptions::default() };
     let node = Node::start(options)?;
     put(&node, 1_000, true)?;
