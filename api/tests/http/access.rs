@@ -12,7 +12,7 @@ use crate::support::{JSON, NDJSON, Server, ask, campaign, problem, time};
 const INVALID: &str = "the API key is not valid";
 
 /// Makes a key through the ring, as the API does.
-async fn key(server: &Server, scopes: &[Scope], campaigns: &[&str]) -> String {
+pub async fn key(server: &Server, scopes: &[Scope], campaigns: &[&str]) -> String {
     let campaigns = match campaigns {
         [] => CampaignSet::All,
         some => CampaignSet::Only(some.iter().map(|name| campaign(name)).collect()),
@@ -31,7 +31,7 @@ fn names(body: &Value) -> Vec<&str> {
     rows.iter().map(|row| row["campaign_id"].as_str().expect("an id")).collect()
 }
 
-fn click(of: &str) -> Value {
+pub fn click(of: &str) -> Value {
     json!({ "campaign_id": of, "event_time": "2025-01-15T12:29:00Z" })
 }
 
@@ -323,7 +323,7 @@ async fn every_action_is_noted_before_it_is_done_and_with_its_answer() {
     let done = &rows[2];
     assert_eq!(
         (done["key_id"].as_str(), done["action"].as_str()),
-        (Some(&*id_of(&admin)), Some("PUT /v1/mode"))
+        (Some(&*id_of(&admin)), Some("PUT /v1/mode: kappa from 2025-01-15T12 on"))
     );
     assert_eq!(done["address"], "127.0.0.1");
     let page = ask(server.get("/v1/admin-actions?limit=2").bearer_auth(&admin)).await.1;
@@ -332,7 +332,8 @@ async fn every_action_is_noted_before_it_is_done_and_with_its_answer() {
     let body = json!({ "name": "new", "scopes": ["query"] }).to_string();
     let created = ask(server.post("/v1/keys", JSON, body).bearer_auth(&admin)).await.1;
     let log = server.store.actions(1, None).await.expect("lists").rows;
-    assert_eq!(log[0].action, format!("POST /v1/keys ({})", created["key_id"].as_str().expect("an id")));
+    let made = created["key_id"].as_str().expect("an id");
+    assert_eq!(log[0].action, format!("POST /v1/keys: {made} with query of all campaigns"));
     server.stop().await;
 }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use twice_api::ApiConfig;
 use twice_log::hot::{AppendRecord, ClickLog, OffsetBounds, ReadBatch};
+use twice_log::spool::Spooling;
 use twice_log::{ClickId, Error, Generation, LogOffset, PartitionId, Result, Topic, VerdictClass};
 
 use crate::support::{JSON, NDJSON, Server, ask, problem, time};
@@ -174,7 +175,12 @@ async fn a_log_that_is_busy_or_stopped_leaves_clicks_to_retry_with_their_ids() {
     ];
     for failure in failures {
         let config = ApiConfig { retry_after_s: 3, ..ApiConfig::default() };
-        let server = Server::start_with(config, |deps| deps.log = Arc::new(Refusing(failure))).await;
+        let server = Server::start_with(config, |deps| {
+            deps.log = Arc::new(Refusing(failure));
+            // No queue beside it: what the log does not take is refused.
+            deps.spooling = Arc::new(Spooling::without_queues(deps.log.clone()));
+        })
+        .await;
         let batch = json!([serde_json::from_str::<Value>(CLICK).expect("JSON"), 7, { "campaign_id": "d" }]);
         let response = server.post("/v1/clicks", JSON, batch.to_string()).send().await.expect("an answer");
         assert_eq!(response.status(), 503);

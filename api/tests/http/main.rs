@@ -9,6 +9,7 @@ mod bodies;
 mod budgets;
 mod clicks;
 mod edge;
+mod hardening;
 mod limits;
 mod operations;
 mod query;

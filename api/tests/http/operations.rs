@@ -87,7 +87,7 @@ async fn health_says_what_is_wrong() {
     let server = Server::start().await;
     assert_eq!(ask(server.get("/livez")).await.0, 200);
     let (status, body) = ask(server.get("/readyz")).await;
-    assert_eq!((status.as_u16(), &body["reasons"][0]), (503, &json!("the log is recovering")));
+    assert_eq!((status.as_u16(), &body["reasons"][0]), (503, &json!("the log is recovering: /data/log")));
     problem(server.get("/v1/stream"), 503, "stream path").await;
     let metrics = server.get("/metrics").send().await.expect("an answer");
     assert_eq!(metrics.text().await.expect("a body"), "twice_test 1\n");

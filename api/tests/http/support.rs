@@ -208,7 +208,7 @@ impl BudgetControl for Budgeting {
 #[async_trait]
 impl HealthStatus for Parts {
     async fn readiness(&self) -> Readiness {
-        Readiness { ready: false, reasons: vec!["the log is recovering".into()] }
+        Readiness { ready: false, reasons: vec!["the log is recovering: /data/log".into()] }
     }
 }
 
