@@ -54,6 +54,14 @@ impl LoadShape {
         }
     }
 
+    /// Sends no identity twice with different payloads: where the first copy is spooled, a later one may reach the log before
+    /// it and win (CR-1), which the ledger cannot know.
+    #[must_use]
+    pub fn without_conflicts(mut self) -> Self {
+        self.flags = ["--duplicates", "2%", "--late", "1%"].map(str::to_owned).to_vec();
+        self
+    }
+
     /// Returns where the ledger of this load on `node` lies.
     pub fn ledger(&self, node: &Node) -> PathBuf {
         node.root().join(format!("{}.ledger.parquet", self.name))

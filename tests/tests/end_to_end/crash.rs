@@ -15,13 +15,19 @@ pub(super) struct Loads {
     from: String,
     next_seed: u64,
     running: Option<Load>,
+    conflicts: bool,
     pub(super) ledgers: Vec<std::path::PathBuf>,
 }
 
 impl Loads {
     /// Event times begin in hour `from`; seeds count up from `seed`.
     pub(super) fn from(from: Hour, seed: u64) -> Self {
-        Self { from: from.to_string(), next_seed: seed, running: None, ledgers: Vec::new() }
+        Self { from: from.to_string(), next_seed: seed, running: None, conflicts: true, ledgers: Vec::new() }
+    }
+
+    /// Returns loads for a log that has outages of its own; see [`LoadShape::without_conflicts`].
+    pub(super) fn without_conflicts(self) -> Self {
+        Self { conflicts: false, ..self }
     }
 
     /// Starts the next load where the last one has ended.
@@ -33,6 +39,9 @@ impl Loads {
         }
         self.finish(node)?;
         let mut shape = LoadShape::small(&format!("crash-{}", self.next_seed), self.next_seed, &self.from);
+        if !self.conflicts {
+            shape = shape.without_conflicts();
+        }
         shape.duration = Duration::from_secs(20);
         shape.rate = 2_000;
         self.next_seed += 1;

@@ -63,7 +63,7 @@ fn kills_of_node_spu_sc_and_bucket_in_turn_lose_nothing_and_bill_nothing_twice()
 fn crash(cluster: FluvioCluster, random: &mut Random) -> Result<()> {
     let mut site = Site::start(cluster)?;
     let from = hours_ago(3);
-    let mut loads = Loads::from(from, 500);
+    let mut loads = Loads::from(from, 500).without_conflicts();
     for kill in 1..=kills_wanted(KILLS_DEFAULT) {
         loads.keep_going(&site.node)?;
         let alive = random.duration_between(Duration::from_millis(500), Duration::from_millis(4_000));

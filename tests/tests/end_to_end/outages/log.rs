@@ -37,7 +37,7 @@ fn a_dead_cluster_costs_no_click_and_the_node_may_die_beside_it() -> Result<()> 
     let Some(mut cluster) = FluvioCluster::own_for_test(name)? else { return Ok(()) };
     let mut node = Node::start(options(&cluster))?;
     let from = hours_ago(3);
-    let mut shape = LoadShape::small("outage", 131, &from.to_string());
+    let mut shape = LoadShape::small("outage", 131, &from.to_string()).without_conflicts();
     (shape.rate, shape.duration) = (1_000, Duration::from_secs(10));
     let load = shape.start(&node)?;
     std::thread::sleep(Duration::from_secs(2));
@@ -63,7 +63,7 @@ fn a_full_spool_refuses_and_loses_nothing_it_had_taken() -> Result<()> {
     options.arguments.extend(["--spool-bytes-max", "1048576"].map(str::to_owned));
     let node = Node::start(options)?;
     cluster.kill_spu()?;
-    let mut shape = LoadShape::small("full", 132, &hours_ago(3).to_string());
+    let mut shape = LoadShape::small("full", 132, &hours_ago(3).to_string()).without_conflicts();
     (shape.rate, shape.duration) = (4_000, Duration::from_secs(5));
     let load = shape.start(&node)?;
     let ready = wait_for("the refusal", || {
@@ -100,7 +100,7 @@ fn with_the_log_on_a_full_disk_clicks_go_to_the_spool_on_another_one() -> Result
     wait_for("the full disk", || {
         Ok(node.client().get("/readyz")?.body.contains("disk_free_percent_min").then_some(()))
     })?;
-    let ledger = LoadShape::small("apart", 133, &hours_ago(3).to_string()).run(&node)?;
+    let ledger = LoadShape::small("apart", 133, &hours_ago(3).to_string()).without_conflicts().run(&node)?;
     ensure!(held(&node)? > 1_000.0, "the log's disk was filled further");
     ensure!(node.client().get("/readyz")?.status == 200, "it takes clicks, so it is ready");
     node.kill()?;
