@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::{error, info, warn};
 
 pub use self::open::strike_off;
-pub(super) use self::open::{epoch_folder, epochs, salvaged};
+pub(super) use self::open::{epoch_folder, epochs, salvage_epoch, salvaged};
 pub use self::segments::SegmentCopy;
 
 use self::open::Opened;
@@ -34,7 +34,6 @@ use crate::hot::{AppendRecord, ClickLog};
 
 /// The one topic and partition of a queue's log.
 const TOPIC: Topic = Topic::AdClicks;
-pub(super) const SALVAGE_TOPIC: Topic = TOPIC;
 const PARTITION: PartitionId = PartitionId(0);
 
 /// How large a queue may become.
@@ -335,7 +334,9 @@ impl SpoolQueue {
     /// Takes a damaged epoch out of use for good.
     async fn retire(&self, active: &Arc<Active>, failure: &Error) {
         let (fs, folder) = (self.fs.clone(), active.folder.clone());
-        let noted = open::blocking(move || open::note_damage(fs.as_ref(), &folder)).await;
+        // In memory: it answers though the files do not.
+        let end = active.log.bounds(TOPIC, PARTITION).await.map_or(active.position(), |bounds| bounds.end);
+        let noted = open::blocking(move || open::note_damage(fs.as_ref(), &folder, end)).await;
         if let Err(unnoted) = noted {
             error!(queue = self.config.name, error = chain(&unnoted), "the damage cannot be noted");
         }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
+use super::Entry;
 use super::holdings::Holdings;
-use super::queue::{self, SALVAGE_TOPIC};
+use super::queue;
 use super::spooling::QUEUES;
-use super::{Entry, position};
 use crate::error::Result;
 use crate::event::UtcMillis;
 use crate::fs::FileSystem;
-use crate::hot::embedded::salvage;
 
 /// One queue as it lies on disk.
 #[derive(Debug, Clone)]
@@ -59,7 +58,7 @@ fn survey_queue(fs: &dyn FileSystem, name: &'static str, folder: &Path) -> Resul
             survey.missing += missing;
             continue;
         }
-        let read = salvage(fs, &own, SALVAGE_TOPIC, position::read(fs, &own)?)?;
+        let read = queue::salvage_epoch(fs, &own)?;
         let entries: Vec<Entry> =
             read.records.iter().filter_map(|(_, stored)| Entry::decode(stored).ok()).collect();
         survey.missing += read.missing + (read.records.len() - entries.len()) as u64;

@@ -157,6 +157,31 @@ async fn damage_inside_is_named_and_all_that_reads_goes_on() {
 }
 
 #[tokio::test]
+async fn damage_of_the_newest_records_is_counted_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let queue = open_real(folder.path()).await;
+    for first in (0..15).step_by(5) {
+        queue.append(&(first..first + 5).map(entry).collect::<Vec<_>>()).await.expect("appended");
+    }
+    let files = std::fs::read_dir(folder.path().join("000001/ad-clicks/0/0")).expect("listed");
+    let newest = files.map(|file| file.expect("listed").path()).max().expect("a segment");
+    let mut bytes = std::fs::read(&newest).expect("read");
+    let last = bytes.iter().rposition(|byte| *byte != 0).expect("frames");
+    bytes[last - 2] ^= 0x40;
+    std::fs::write(&newest, &bytes).expect("written");
+    let mut drained = Vec::new();
+    while let Ok(peeked) = queue.peek(10_000).await {
+        assert!(!peeked.entries.is_empty(), "the damage is met");
+        drained.extend(peeked.entries.iter().map(number));
+        queue.advance(peeked).await.expect("advanced");
+    }
+    assert!(queue.mend().await);
+    drained.extend(drain_all(&queue).await);
+    assert_eq!(drained, (0..10).collect::<Vec<_>>());
+    assert_eq!(queue.status().missing, 5, "the hours of those wait for a decision");
+}
+
+#[tokio::test]
 async fn a_position_that_does_not_read_drains_again_and_one_ahead_of_the_files_hides_nothing_new() {
     let folder = tempfile::tempdir().expect("a folder");
     let queue = open_real(folder.path()).await;

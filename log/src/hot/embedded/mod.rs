@@ -38,7 +38,7 @@ use tracing::warn;
 
 pub use self::config::EmbeddedConfig;
 pub use self::frame::RECORD_BYTES_MAX;
-pub(crate) use self::salvage::{salvage, salvage_segment, segment_path};
+pub(crate) use self::salvage::{Salvage, salvage, salvage_segment, segment_path};
 
 use self::commit::{Committer, Writer};
 use self::follow::Follower;

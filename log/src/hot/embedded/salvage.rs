@@ -16,16 +16,18 @@ use crate::event::{Generation, LogOffset, PartitionId, Topic};
 use crate::fs::{FileSystem, read_file};
 
 /// What was read of a damaged partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Salvage {
     /// (offset, bytes), offsets ascending and at or above the one asked for.
     pub records: Vec<(LogOffset, Bytes)>,
-    /// Records between the first and the last one read that do not read.
+    /// Records that do not read, up to where the newest segment begins or the last frame that reads ends.
     pub missing: u64,
+    /// The offset after the last one that was read or counted.
+    pub end: LogOffset,
 }
 
 /// Reads every whole frame of partition 0 of `topic`, from offset `from` on, or from the oldest segment's first where that
-/// is not known. Holds all its records in memory.
+/// is not known or was trimmed. Holds all its records in memory.
 ///
 /// # Errors
 /// `Io`. Bytes that are no frame are no error here.
@@ -38,13 +40,18 @@ pub(crate) fn salvage(
     let key = key(topic, PartitionId(0));
     let own = key.directory(directory);
     let ids = segment_ids(fs, key, &own)?;
-    let mut next = from.or(ids.first().map(|id| id.base)).unwrap_or(LogOffset(0));
-    let mut salvage = Salvage::default();
+    // Segments are removed once they are wholly given up, whether or not that could be noted.
+    let mut next = from.max(ids.first().map(|id| id.base)).unwrap_or(LogOffset(0));
+    let mut salvage = Salvage { records: Vec::new(), missing: 0, end: LogOffset(0) };
     for id in ids {
         let path = id.path(&own);
         let bytes = Bytes::from(read_file(fs, &path).map_err(Error::io("read", &path))?);
+        // Where a segment begins says how many the ones before it held.
+        salvage.missing += u64::try_from(id.base.0 - next.0).unwrap_or(0);
+        next = next.max(id.base);
         take_frames(&bytes, &id, &mut next, &mut salvage);
     }
+    salvage.end = next;
     Ok(salvage)
 }
 
@@ -55,7 +62,7 @@ pub(crate) fn salvage_segment(
     base: LogOffset,
     bytes: &Bytes,
 ) -> (Vec<Bytes>, u64) {
-    let (mut next, mut salvage) = (base, Salvage::default());
+    let (mut next, mut salvage) = (base, Salvage { records: Vec::new(), missing: 0, end: LogOffset(0) });
     take_frames(bytes, &key(topic, partition).segment(base), &mut next, &mut salvage);
     (salvage.records.into_iter().map(|(_, record)| record).collect(), salvage.missing)
 }

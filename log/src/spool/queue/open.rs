@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::event::LogOffset;
 use crate::fail::FailPoints;
 use crate::fs::{FileSystem, read_file};
-use crate::hot::embedded::{EmbeddedConfig, EmbeddedLog, salvage};
+use crate::hot::embedded::{EmbeddedConfig, EmbeddedLog, Salvage, salvage};
 use crate::hot::{AppendRecord, ClickLog};
 use crate::spool::entry::Entry;
 use crate::spool::holdings::Holdings;
@@ -24,6 +24,7 @@ use crate::spool::position;
 
 const SALVAGED_FILE: &str = "SALVAGED";
 const DAMAGED_FILE: &str = "DAMAGED";
+const END_WORD: &str = "it ends at offset ";
 const WAITING_BYTES_MAX: u64 = 64 << 20;
 const SCAN_BYTES: usize = 1 << 20;
 const SALVAGE_RECORDS: usize = 4096;
@@ -109,7 +110,7 @@ async fn open_epoch(
         let (entries, end) = match read(&log, next, SCAN_BYTES).await {
             Err(damage @ Error::Damage { .. }) => {
                 let (fs, at) = (fs.clone(), own.clone());
-                blocking(move || note_damage(fs.as_ref(), &at)).await?;
+                blocking(move || note_damage(fs.as_ref(), &at, bounds.end)).await?;
                 return Err(damage);
             }
             read => read?,
@@ -149,11 +150,7 @@ async fn salvage_into(fs: &Arc<dyn FileSystem>, damaged: &Path, active: &Active)
         return Ok(note.records_missing);
     }
     let (reading, at) = (fs.clone(), damaged.to_path_buf());
-    let salvaged = blocking(move || {
-        let from = position::read(reading.as_ref(), &at)?;
-        salvage(reading.as_ref(), &at, TOPIC, from)
-    })
-    .await?;
+    let salvaged = blocking(move || salvage_epoch(reading.as_ref(), &at)).await?;
     let whole: Vec<Entry> =
         salvaged.records.iter().filter_map(|(_, stored)| Entry::decode(stored).ok()).collect();
     let missing = salvaged.missing + (salvaged.records.len() - whole.len()) as u64;
@@ -169,6 +166,16 @@ async fn salvage_into(fs: &Arc<dyn FileSystem>, damaged: &Path, active: &Active)
     let (fs, at) = (fs.clone(), damaged.to_path_buf());
     blocking(move || write_note(fs.as_ref(), &at, &note)).await?;
     Ok(missing)
+}
+
+/// Reads what reads of an epoch; counts what does not up to the end that was known when the damage was found.
+pub(in crate::spool) fn salvage_epoch(fs: &dyn FileSystem, folder: &Path) -> Result<Salvage> {
+    let mut salvaged = salvage(fs, folder, TOPIC, position::read(fs, folder)?)?;
+    if let Some(end) = known_end(fs, folder)?.filter(|end| *end > salvaged.end) {
+        salvaged.missing += u64::try_from(end.0 - salvaged.end.0).unwrap_or(0);
+        salvaged.end = end;
+    }
+    Ok(salvaged)
 }
 
 /// Gives up the records of the queue in `folder` that do not read: no hour waits for them any more. Returns how many.
@@ -214,11 +221,27 @@ fn read_note(fs: &dyn FileSystem, folder: &Path) -> Result<Option<SalvageNote>> 
     }
 }
 
-/// Notes that an epoch holds records that do not read, so that no start opens it for writing again.
-pub(super) fn note_damage(fs: &dyn FileSystem, folder: &Path) -> Result<()> {
+/// Notes that an epoch holds records that do not read, so that no start opens it for writing again, and where it ends.
+pub(super) fn note_damage(fs: &dyn FileSystem, folder: &Path, end: LogOffset) -> Result<()> {
     match is_there(fs, folder, DAMAGED_FILE)? {
         true => Ok(()),
-        false => put_file(fs, folder, DAMAGED_FILE, b"records of this folder do not read\n"),
+        false => {
+            let text = format!("records of this folder do not read; {END_WORD}{}\n", end.0);
+            put_file(fs, folder, DAMAGED_FILE, text.as_bytes())
+        }
+    }
+}
+
+fn known_end(fs: &dyn FileSystem, folder: &Path) -> Result<Option<LogOffset>> {
+    let path = folder.join(DAMAGED_FILE);
+    match read_file(fs, &path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            let end = text.trim().rsplit_once(END_WORD).and_then(|(_, end)| end.parse().ok());
+            Ok(end.map(LogOffset))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
     }
 }
 
