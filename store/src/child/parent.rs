@@ -203,7 +203,8 @@ mod tests {
     async fn where_memory_runs_out_a_child_goes_before_its_parent() {
         let mut lines = Vec::new();
         // It waits for its request, as every child does.
-        let asked = shell("read request; cat /proc/$$/oom_score_adj").run(b"go\n".to_vec(), |line| {
+        let child = shell("read request; cat /proc/$$/oom_score_adj");
+        let asked = child.run(b"go\n".to_vec(), |line| {
             lines.push(line.to_owned());
             Ok::<(), ChildError>(())
         });
