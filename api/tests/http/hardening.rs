@@ -211,7 +211,8 @@ async fn memory_of_bodies_is_shared_and_free_again_when_a_request_ends() {
     more.unbounded_send(Ok(Bytes::from(vec![b' '; 1_000 << 10]))).expect("open");
     let request = server.post("/v1/clicks", JSON, reqwest::Body::wrap_stream(chunks));
     let holding = spawn(async move { request.send().await.expect("an answer").status().as_u16() });
-    // Refused as soon as the other body is there.
+    // Time to come in: if a probe had the memory first, the large body were the one to be refused.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     while ask(probe()).await.0 != 503 {
         assert!(!holding.is_finished(), "it has not ended");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
