@@ -58,7 +58,7 @@ impl LoadShape {
     /// it and win (CR-1), which the ledger cannot know.
     #[must_use]
     pub fn without_conflicts(mut self) -> Self {
-        self.flags = ["--duplicates", "2%", "--late", "1%"].map(str::to_owned).to_vec();
+        self.flags = ["--duplicates", "2%", "--conflicts", "0%", "--late", "1%"].map(str::to_owned).to_vec();
         self
     }
 
