@@ -1,3 +1,5 @@
+//! Searches for bytes that break `twice_api::fuzzing::click_batch`.
+
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

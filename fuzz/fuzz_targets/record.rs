@@ -1,3 +1,5 @@
+//! Searches for bytes that break `twice_log::fuzzing::record`.
+
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
