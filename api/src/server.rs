@@ -4,14 +4,14 @@
 //! or spawned there, and its handle. `handle.stop(true)` stops taking connections, lets requests in flight finish
 //! within `shutdown_timeout_s`, and resolves the server future.
 
-use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
+use actix_server::ServerBuilder;
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::{HttpServer, web};
+use actix_web::web;
 use tokio::sync::watch;
 use twice_log::Clock;
 use twice_log::hot::ClickLog;
@@ -28,8 +28,8 @@ use crate::access::{Access, KeyRing, RefusedActions};
 use crate::budgets::Places;
 use crate::config::ApiConfig;
 use crate::document::Document;
-use crate::edge::{Certificates, Connections};
-use crate::error::{Error, Result};
+use crate::edge::{Certificates, Connections, listen};
+use crate::error::Result;
 use crate::ingest::{BodyMemory, PseudonymKeys};
 use crate::limits::RateLimits;
 use crate::operations::LastReadiness;
@@ -151,30 +151,25 @@ pub fn serve(deps: ApiDeps, listeners: Listeners, config: ApiConfig) -> Result<(
         0 => cores,
         workers => usize::from(workers),
     };
-    let shutdown_timeout_s = state.config.shutdown_timeout_s;
-    let (edge, connections) = (state.config.edge.clone(), state.connections.clone());
-    let mut server = HttpServer::new(move || routes::app(state.clone()))
+    let edge = state.config.edge.clone();
+    let mut builder = ServerBuilder::default()
         .workers(workers)
-        .keep_alive(Duration::from_secs(edge.keep_alive_s.into()))
-        .client_request_timeout(Duration::from_millis(edge.header_timeout_ms.into()))
-        .max_connections((edge.connections_max as usize).div_ceil(workers))
-        .on_connect(move |connection, kept| connections.count(connection, kept))
-        .shutdown_timeout(shutdown_timeout_s.into())
+        .max_concurrent_connections((edge.connections_max as usize).div_ceil(workers))
+        .shutdown_timeout(state.config.shutdown_timeout_s.into())
         .disable_signals();
-    let failed = |source: io::Error| Error::Internal { what: "listening", source: Some(Box::new(source)) };
-    server = match edge.tls_files()? {
-        None => server.listen(listeners.public).map_err(failed)?,
+    let tls = match edge.tls_files()? {
+        None => None,
         Some(files) => {
             let certificates = Certificates::open(files)?;
-            let interval = Duration::from_millis(edge.tls_reload_ms.into());
-            actix_web::rt::spawn(certificates.watch(interval));
-            server.listen_rustls_0_23(listeners.public, certificates.server_config()?).map_err(failed)?
+            actix_web::rt::spawn(certificates.watch(Duration::from_millis(edge.tls_reload_ms.into())));
+            Some(certificates.server_config()?)
         }
     };
+    builder = listen(builder, listeners.public, tls, &state)?;
     if let Some(local) = listeners.local {
-        server = server.listen(local).map_err(failed)?;
+        builder = listen(builder, local, None, &state)?;
     }
-    let server = server.run();
+    let server = builder.run();
     let handle = server.handle();
     Ok((server, handle))
 }

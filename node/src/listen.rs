@@ -70,7 +70,7 @@ pub fn raise_file_limit(connections_max: u32) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        if let Err(error) = setrlimit(Resource::Nofile, limit.clone()) {
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
             warn!(%error, "the limit of open files could not be raised");
         }
     }

@@ -2,9 +2,8 @@
 //! open.
 //!
 //! Guarantee: near the most connections allowed, each answer closes its own, so that idle ones cannot keep others out for
-//! long; only origins that were named may read answers in a browser, and none may send anything but a read.
+//! long (when they end by themselves says `idle`); only origins that were named may read answers in a browser, and none may send anything but a read.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,6 +20,7 @@ use actix_web::{HttpMessage, HttpResponse, ResponseError, web};
 use metrics::gauge;
 
 use super::config::EdgeConfig;
+use super::idle::{Answer, Ends};
 use super::pace::Paced;
 use crate::error::Error;
 use crate::metrics::CONNECTIONS;
@@ -38,14 +38,17 @@ const PREFLIGHT_AGE_S: &str = "600";
 pub(crate) struct Connections(AtomicU32);
 
 /// Counts one connection for as long as it is open.
-struct Counted(Arc<Connections>);
+struct Counted {
+    connections: Arc<Connections>,
+    ends: Arc<Ends>,
+}
 
 impl Connections {
     /// Notes a new connection in what the server keeps of it.
-    pub fn count(self: &Arc<Self>, _connection: &dyn Any, kept: &mut Extensions) {
+    pub fn count(self: &Arc<Self>, ends: &Arc<Ends>, kept: &mut Extensions) {
         let open = self.0.fetch_add(1, Ordering::Relaxed) + 1;
         gauge!(CONNECTIONS).set(f64::from(open));
-        kept.insert(Counted(self.clone()));
+        kept.insert(Counted { connections: self.clone(), ends: ends.clone() });
     }
 
     /// Whether so many are open that idle ones must go: four in five.
@@ -56,19 +59,25 @@ impl Connections {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let before = self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let before = self.connections.0.fetch_sub(1, Ordering::Relaxed);
         gauge!(CONNECTIONS).set(f64::from(before.saturating_sub(1)));
     }
 }
 
 /// Checks the head, paces the body, and answers what other origins ask before they ask.
-pub(crate) async fn edge<B: MessageBody + 'static>(
+pub(crate) async fn edge<B: MessageBody + Unpin + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+) -> Result<ServiceResponse<Answer<EitherBody<B>>>, actix_web::Error> {
+    let ends = request.request().conn_data::<Counted>().map(|counted| counted.ends.clone());
+    if let Some(ends) = &ends {
+        ends.never();
+    }
+    let answered =
+        |response: ServiceResponse<EitherBody<B>>| response.map_body(|_, body| Answer::of(body, ends));
     let Some(state) = request.app_data::<web::Data<ApiState>>().cloned() else {
         let error = Error::Internal { what: "finding the server's state", source: None };
-        return Ok(request.into_response(error.error_response()).map_into_right_body());
+        return Ok(answered(request.into_response(error.error_response()).map_into_right_body()));
     };
     let config = &state.config.edge;
     let bytes =
@@ -96,7 +105,7 @@ pub(crate) async fn edge<B: MessageBody + 'static>(
     if state.connections.is_crowded(config) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response)
+    Ok(answered(response))
 }
 
 /// Returns the size of the headers as they were sent, but for separators.

@@ -6,10 +6,13 @@
 
 mod config;
 mod door;
+mod idle;
+mod listen;
 mod pace;
 mod tls;
 
 pub use config::EdgeConfig;
 pub(crate) use door::{Connections, edge};
+pub(crate) use listen::listen;
 pub(crate) use pace::body_error;
 pub(crate) use tls::Certificates;

@@ -1,5 +1,9 @@
 //! What meets every request before its key: other origins, the size of its head.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use twice_api::{ApiConfig, EdgeConfig};
 
 use crate::support::{Server, problem};
@@ -65,5 +69,36 @@ async fn a_head_over_the_limit_is_refused_and_one_below_is_not() {
         (0..200).fold(server.get("/livez"), |request, index| request.header(format!("x-{index}"), "a"));
     let status = many.send().await.map(|answer| answer.status().as_u16()).unwrap_or(431);
     assert!([400, 431].contains(&status), "{status}");
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_second_head_that_only_begins_closes_its_connection_as_a_first_one_does() {
+    let edge = EdgeConfig { header_timeout_ms: 200, keep_alive_s: 600, ..EdgeConfig::default() };
+    let server = Server::start_keyed_with(ApiConfig { edge, ..ApiConfig::default() }).await;
+    let to = server.url.trim_start_matches("http://");
+    for first in ["", "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut connection = TcpStream::connect(to).await.expect("connects");
+        connection.write_all(first.as_bytes()).await.expect("open");
+        let mut answer = [0; 4_096];
+        if !first.is_empty() {
+            assert!(connection.read(&mut answer).await.expect("an answer") > 0);
+        }
+        let (mut read, mut write) = connection.into_split();
+        let trickle = actix_web::rt::spawn(async move {
+            for letter in "GET /livez HTTP/1.1\r\nx-long: ".bytes().chain([b'a'; 4_000]) {
+                if write.write_all(&[letter]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        // Far below the time of the trickle and the pause between requests.
+        let ended = tokio::time::timeout(Duration::from_secs(10), async {
+            while read.read(&mut answer).await.is_ok_and(|bytes| bytes > 0) {}
+        });
+        assert!(ended.await.is_ok(), "the connection is kept: {first:?} was answered");
+        trickle.abort();
+    }
     server.stop().await;
 }

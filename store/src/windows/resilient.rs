@@ -327,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let windows = open(folder.path()).await;
         let of = |campaign: usize, minute| WindowRow {
-            campaign_id: CampaignId::new(&format!("c{campaign}")).expect("valid"),
+            campaign_id: CampaignId::new(format!("c{campaign}")).expect("valid"),
             ..row(minute)
         };
         let many = (0..ROWS_REMOVED_AT_ONCE + 10).map(|campaign| of(campaign, 1)).chain([of(0, 61)]);
