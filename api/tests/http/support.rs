@@ -37,6 +37,12 @@ use twice_store::{ArchiveAggregates, BudgetReport, BudgetState, Page, SledWindow
 pub const NDJSON: &str = "application/x-ndjson";
 pub const JSON: &str = "application/json";
 
+fn open_log(folder: &TempDir) -> Arc<EmbeddedLog> {
+    let config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
+    let log = EmbeddedLog::open(Arc::new(RealFs), &folder.path().join("log"), config, FailPoints::default());
+    Arc::new(log.expect("log opens"))
+}
+
 /// A clock that stands where it is set.
 pub struct SetClock(AtomicI64);
 
@@ -267,14 +273,7 @@ impl Server {
     pub async fn start_as(access: Access, config: ApiConfig, replace: impl FnOnce(&mut ApiDeps)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(SetClock(AtomicI64::new(time("2025-01-15T12:30:00Z").epoch_ms())));
-        let log_config = EmbeddedConfig { segment_bytes: 1 << 20, ..EmbeddedConfig::default() };
-        let log = EmbeddedLog::open(
-            Arc::new(RealFs),
-            &folder.path().join("log"),
-            log_config,
-            FailPoints::default(),
-        );
-        let log = Arc::new(log.expect("log opens"));
+        let log = open_log(&folder);
         let store = SqliteStore::open(&folder.path().join("twice.sqlite"), clock.clone()).await;
         let store = store.expect("store opens");
         let windows = SledWindows::open(&folder.path().join("windows"), 8 << 20).await.expect("windows open");
