@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use twice_tests::{FluvioCluster, Node, NodeOptions, Random, S3Server, one_at_a_time};
 
 use crate::crash::{Loads, kill_during_reconcile, kills_wanted};
-use crate::support::{hours_ago, oracle_agrees};
+use crate::support::{hours_ago, oracle_agrees_after_outage};
 
 const BUCKET: &str = "clicks";
 /// Each of the four dies twice.
@@ -76,5 +76,5 @@ fn crash(cluster: FluvioCluster, random: &mut Random) -> Result<()> {
     }
     loads.finish(&site.node)?;
     site.node.prove_after_outage(&loads.ledgers)?;
-    oracle_agrees(&site.node, &loads.ledgers, from, 2)
+    oracle_agrees_after_outage(&site.node, &loads.ledgers, from, 2)
 }
